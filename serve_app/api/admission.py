@@ -1,0 +1,133 @@
+"""Who may ask: the key of a request becomes a tenant, or the request is refused.
+
+Without any key configured nobody is trusted but this machine: a request must come from a loopback address, and must
+not have been made by a web page of another site (which the browser on this machine would send from loopback too).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from serve_app.errors import RequestError
+from serve_app.protocol import FailureCode
+
+_NO_KEY = "No API key was sent. Send one in the header `Authorization: Bearer YOUR_API_KEY`."
+_WRONG_KEY = "The API key is not valid."
+_LOCAL_ONLY = (
+    "No API key is configured, so only requests from this machine are answered. "
+    "Set LLM_BACKEND_API_KEY and restart to answer others."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whose data a request may see. The id is derived from the key and does not reveal it."""
+
+    id: str
+
+
+class Admission:
+    """Keeps digests of the keys, never the keys. With no key at all, only this machine is admitted.
+
+    ``behind_proxy``: Ray Serve's HAProxy stands in front, on this host, and appends ``X-Forwarded-For``.
+    """
+
+    def __init__(self, keys: Iterable[str] = (), *, behind_proxy: bool = False) -> None:
+        self._digests = tuple(_digest_of_configured(key) for key in keys)
+        self._behind_proxy = behind_proxy
+
+    def admit(self, scope: Scope) -> Tenant:
+        """The tenant of an HTTP request; raises ``RequestError`` when it must not be answered."""
+        headers = Headers(scope=scope)
+        if self._digests:
+            return self._by_key(headers)
+        if self._from_here(scope, headers) and _not_a_foreign_page(headers):
+            return Tenant("local")
+        raise RequestError(FailureCode.REMOTE_WITHOUT_KEY, _LOCAL_ONLY)
+
+    def _by_key(self, headers: Headers) -> Tenant:
+        presented = _presented(headers)
+        if not presented:
+            raise RequestError(FailureCode.UNAUTHENTICATED, _NO_KEY)
+        # Every digest is compared with every key sent: the time taken tells nothing about which of them came close.
+        matches = [
+            known
+            for digest in (sha256(key.encode("latin-1")).digest() for key in presented)
+            for known in self._digests
+            if hmac.compare_digest(digest, known)
+        ]
+        if not matches:
+            raise RequestError(FailureCode.UNAUTHENTICATED, _WRONG_KEY)
+        return Tenant(matches[0].hex()[:16])
+
+    def _from_here(self, scope: Scope, headers: Headers) -> bool:
+        peer = _host_of(scope.get("client"))
+        if not self._behind_proxy:
+            return _is_loopback(peer)
+        this_host = _is_loopback(peer) or (_is_address(peer) and peer == _host_of(scope.get("server")))
+        # Only the very last address is the proxy's own word; whatever stands before it, the client may have written.
+        forwarded = headers.getlist("x-forwarded-for")
+        return this_host and bool(forwarded) and _is_loopback(forwarded[-1].rpartition(",")[2].strip())
+
+
+def _digest_of_configured(key: str) -> bytes:
+    if not key or key != key.strip():
+        raise ValueError("an API key must not be empty and must not begin or end with white space")
+    return sha256(key.encode()).digest()
+
+
+def _presented(headers: Headers) -> tuple[str, ...]:
+    """The keys a request carries: OpenAI's header, then Anthropic's and Azure's spelling of it."""
+    authorization = headers.get("authorization")
+    found = [headers.get("x-api-key"), headers.get("api-key")]
+    if authorization is not None:
+        scheme, _, token = authorization.strip().partition(" ")
+        found.insert(0, token.strip() if scheme.lower() == "bearer" else "")
+    return tuple(key for key in found if key is not None)
+
+
+def _host_of(address: tuple[str, int | None] | None) -> str:
+    return address[0] if address else ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def _not_a_foreign_page(headers: Headers) -> bool:
+    """Whether ``Host`` and ``Origin``, where sent, name this machine: a loopback address or a name without dots.
+
+    A page of another site names its own host in ``Origin``, and in ``Host`` when its name was made to resolve here.
+    """
+    named = [f"//{headers['host']}"] if "host" in headers else []
+    return all(_is_here(url) for url in [*named, *headers.getlist("origin")])
+
+
+def _is_here(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return host is not None and (_is_loopback(host) or ("." not in host and ":" not in host))

@@ -1,0 +1,33 @@
+"""The application a server runs: the gate, and behind it one router per resource."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serve_app.api import chat, completions, health, models, refusals, stored
+from serve_app.api.context import Context
+from serve_app.api.gate import Gate
+
+
+def create_app(context: Context, *, own_request_id: bool) -> Gate:
+    """``own_request_id``: False where the server in front adds ``x-request-id`` to every answer itself.
+
+    The app owns the ledger's background work: it begins and ends with the lifespan.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context.ledger.start()
+        yield
+        await context.ledger.stop()
+
+    app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app.state.context = context
+    for room in (chat, completions, stored, models, health):
+        # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).
+        app.router.routes.extend(room.router.routes)
+    refusals.install(app)
+    return Gate(app, context, own_request_id=own_request_id)

@@ -1,0 +1,117 @@
+"""Which backend answers for which model id.
+
+A local model's own id comes first, then an alias for one, then whatever an upstream says it has. An upstream that
+cannot say what it has gets the ids nobody else knows: it knows better than we do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from serve_app.errors import RequestError
+from serve_app.protocol import Backend, FailureCode, ModelCard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name for a local model. ``only_without_upstream``: it gives way as soon as an upstream is configured."""
+
+    target: str
+    only_without_upstream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRoute:
+    """``caller_key``: requests to it may carry the caller's own key."""
+
+    backend: Backend
+    caller_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``id`` is the model as it was called, ``name`` is what its backend calls it."""
+
+    id: str
+    name: str
+    backend: Backend
+    served_by: Literal["local", "upstream"]
+    caller_key: bool = False
+
+
+def no_such_model(model: str) -> RequestError:
+    """The refusal for an id that nothing answers to, in OpenAI's words."""
+    text = f"The model `{model[:128]}` does not exist or you do not have access to it."
+    return RequestError(FailureCode.MODEL_NOT_FOUND, text, param="model")
+
+
+class Directory:
+    """Fixed at construction; what the backends can answer for is asked of them each time (they cache)."""
+
+    def __init__(
+        self,
+        local: Mapping[str, Backend],
+        aliases: Mapping[str, Alias],
+        upstreams: Mapping[str, UpstreamRoute],
+        *,
+        list_timeout_s: float = 3.0,
+    ) -> None:
+        for name, alias in aliases.items():
+            if alias.target not in local:
+                raise ValueError(f"alias {name!r} names {alias.target!r}, which is not a local model")
+        self._local = dict(local)
+        self._upstreams = dict(upstreams)
+        self._aliases = {
+            name: alias.target for name, alias in aliases.items() if not (alias.only_without_upstream and upstreams)
+        }
+        self._list_timeout_s = list_timeout_s
+
+    async def resolve(self, model: str) -> Target:
+        """The backend for a model id; raises ``RequestError`` when there is none."""
+        name = model if model in self._local else self._aliases.get(model)
+        if name is not None:
+            return Target(model, name, self._local[name], "local")
+        return await self._upstream(model)
+
+    async def list(self) -> tuple[ModelCard, ...]:
+        """Everything that can be called now: local models, their aliases, upstream models; no id twice.
+
+        A local model that is not loaded is absent, and its aliases with it.
+        """
+        local, upstream = await asyncio.gather(self._local_cards(), self._upstream_cards())
+        aliases = [replace(local[target], id=name) for name, target in self._aliases.items() if target in local]
+        cards: dict[str, ModelCard] = {}
+        for card in [*local.values(), *aliases, *(card for cards_of_one in upstream for card in cards_of_one)]:
+            cards.setdefault(card.id, card)
+        return tuple(cards.values())
+
+    async def _upstream(self, model: str) -> Target:
+        routes = list(self._upstreams.values())
+        listings = await self._upstream_cards()
+        listing_it = [r for r, cards in zip(routes, listings, strict=True) if any(c.id == model for c in cards)]
+        silent = [r for r, cards in zip(routes, listings, strict=True) if not cards]
+        for route in [*listing_it, *silent]:
+            return Target(model, model, route.backend, "upstream", route.caller_key)
+        raise no_such_model(model)
+
+    async def _local_cards(self) -> dict[str, ModelCard]:
+        found = await asyncio.gather(*(self._cards(backend) for backend in self._local.values()))
+        return {name: replace(cards[0], id=name) for name, cards in zip(self._local, found, strict=True) if cards}
+
+    async def _upstream_cards(self) -> tuple[tuple[ModelCard, ...], ...]:
+        return tuple(await asyncio.gather(*(self._cards(route.backend) for route in self._upstreams.values())))
+
+    async def _cards(self, backend: Backend) -> tuple[ModelCard, ...]:
+        """What one backend lists; nothing when it does not answer in time, so that it cannot hold up the others."""
+        try:
+            async with asyncio.timeout(self._list_timeout_s):
+                return await backend.models()
+        except TimeoutError:
+            log.warning("a backend did not list its models within %g s", self._list_timeout_s)
+            return ()

@@ -1,0 +1,187 @@
+"""The one door: everything that comes in is named, admitted and bounded here, and everything that goes out is signed.
+
+Deny by default: only the health routes answer to someone who was not admitted. A body is read here, whole, before
+anything else sees the request, so nothing behind this door has to think of slow, endless or compressed bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.context import Context
+from serve_app.api.limits import Limits
+from serve_app.api.refusals import INTERNAL, respond
+from serve_app.errors import RequestError
+from serve_app.protocol import FailureCode
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("llm_backend.access")
+
+_PUBLIC = frozenset({"/health", "/ready"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_CLIENT_LEFT = 499
+
+
+class Gate:
+    """Pure ASGI, around the whole app. ``own_request_id``: nobody in front adds ``x-request-id`` to the answers."""
+
+    def __init__(self, app: ASGIApp, context: Context, *, own_request_id: bool) -> None:
+        self.app = app
+        self._context = context
+        self._own_request_id = own_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _plain_id(scope, "x-request-id") or self._context.new_id()
+        exchange = _Exchange(receive, send, request_id if self._own_request_id else None, scope["method"] == "HEAD")
+        scope = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}}
+        try:
+            await self._pass(scope, exchange)
+        except RequestError as refusal:
+            await respond(refusal.failed)(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            exchange.client_left = True
+            raise
+        except Exception as error:
+            if exchange.client_left and isinstance(error, ClientDisconnect | OSError):
+                return
+            log.exception("request %s failed", request_id)
+            if exchange.status is None:
+                await respond(INTERNAL)(scope, exchange.receive, exchange.send)
+            elif not exchange.complete:
+                raise  # The server cuts the connection, so that nobody takes half an answer for a whole one.
+        finally:
+            _note(scope, exchange)
+
+    async def _pass(self, scope: Scope, exchange: _Exchange) -> None:
+        """Admits the request, takes its body and hands both on."""
+        method = scope["method"]
+        if scope["path"].removeprefix(scope.get("root_path", "")) not in _PUBLIC:
+            scope["state"]["tenant"] = self._context.admission.admit(scope)
+            if method in _WITH_BODY:
+                exchange.body = await _body(scope, exchange.receive, self._context.limits)
+        if method == "HEAD":
+            scope["method"] = "GET"
+        await self.app(scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """One request's two directions: replays the body, adds what every answer carries, remembers how far it came."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str | None, head: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._request_id = request_id
+        self._head = head
+        self._started_s = asyncio.get_running_loop().time()
+        self.body: bytes | None = None
+        self.status: int | None = None
+        self.complete = False
+        self.client_left = False
+
+    def elapsed_ms(self) -> float:
+        return (asyncio.get_running_loop().time() - self._started_s) * 1000
+
+    async def receive(self) -> Message:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self.complete:
+            self.client_left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._sign(MutableHeaders(scope=message))
+        elif message["type"] == "http.response.body":
+            if self._head:
+                message = {**message, "body": b""}
+            self.complete = not message.get("more_body", False)
+        try:
+            await self._send(message)
+        except OSError:
+            self.client_left = True
+            raise
+
+    def _sign(self, headers: MutableHeaders) -> None:
+        if self._request_id is not None:
+            headers["x-request-id"] = self._request_id
+        headers["openai-processing-ms"] = str(round(self.elapsed_ms()))
+        headers["openai-version"] = "2020-10-01"
+
+
+async def _body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+    """The request's whole body; raises ``RequestError`` for one that is too large, too slow, or not plain JSON."""
+    headers = Headers(scope=scope)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError(FailureCode.MEDIA_TYPE, "Compressed bodies are not accepted: send no Content-Encoding.")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ("", "application/json"):
+        raise RequestError(FailureCode.MEDIA_TYPE, "Send the body as JSON, with Content-Type: application/json.")
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limits.max_body_bytes:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _collect(receive, limits)
+    except TimeoutError:
+        text = f"The body did not arrive within {limits.body_timeout_s:g} seconds."
+        raise RequestError(FailureCode.REQUEST_TIMEOUT, text) from None
+
+
+async def _collect(receive: Receive, limits: Limits) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        body += message.get("body", b"")
+        if len(body) > limits.max_body_bytes:
+            raise _too_large(limits)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(limits: Limits) -> RequestError:
+    return RequestError(FailureCode.TOO_LARGE, f"The body is larger than {limits.max_body_bytes} bytes.")
+
+
+def _plain_id(scope: Scope, header: str) -> str | None:
+    """An id that came from outside, if it is fit to stand in a header and in a log line."""
+    value = Headers(scope=scope).get(header, "")
+    return value if _ID.fullmatch(value) else None
+
+
+def _note(scope: Scope, exchange: _Exchange) -> None:
+    """The request's one line in the access log. The route's pattern, not its path: what a client sends stays out."""
+    path = getattr(scope.get("route"), "path", "-")
+    status = _CLIENT_LEFT if exchange.client_left and not exchange.complete else exchange.status
+    quiet = path in _PUBLIC and status == 200
+    tenant = scope["state"].get("tenant")
+    access_log.log(
+        logging.DEBUG if quiet else logging.INFO,
+        "%s %s %s %.1fms request_id=%s tenant=%s client_request_id=%s",
+        scope["method"],
+        path,
+        status,
+        exchange.elapsed_ms(),
+        scope["state"]["request_id"],
+        tenant.id if tenant else "-",
+        _plain_id(scope, "x-client-request-id") or "-",
+    )

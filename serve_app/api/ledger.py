@@ -1,0 +1,265 @@
+"""What happened, on its way to the store: one writer per ingress, many requests per commit.
+
+Nothing here waits for the database except the two callers that asked for it. While the store cannot answer, what is
+pending stays pending, in order, and is tried again; a stored request is refused, any other is served all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from serve_app.errors import RequestError
+from serve_app.protocol import Closed, FailureCode, Opened, Store, StoreError, Usage
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256
+_PATIENCE_S = 0.25
+_FIRST_BACKOFF_S = 0.05
+_LAST_BACKOFF_S = 1.0
+_DROP_LOG_S = 60.0
+_UNAVAILABLE = "The request asked to be stored, and storage is not available now. Try again, or send `store: false`."
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often the background work happens, and how long one call to the store may take. Seconds."""
+
+    beat_s: float = 5.0
+    reap_s: float = 10.0
+    reap_older_than_s: float = 20.0
+    call_s: float = 10.0
+    stop_s: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """``stored`` resolves once: True when durable, False when the store rejects the entry. ``since_s``: loop time.
+
+    ``tried``: it was sent to the store at least once; whatever came back, it may be in there.
+    """
+
+    entry: Opened | Closed
+    stored: asyncio.Future[bool]
+    since_s: float
+    tried: bool = False
+
+    @property
+    def opened(self) -> Opened:
+        return self.entry if isinstance(self.entry, Opened) else self.entry.opened
+
+
+class Ledger:
+    """Owns the pending entries and three tasks: flush, beat, reap. Everything runs on the loop that called ``start``.
+
+    ``_pending`` holds at most one item per entry: a ``Closed`` supersedes an ``Opened`` that was not written yet, for
+    it carries it. An item leaves only when it is durable, or when a store that is well rejects it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        writer: str,
+        *,
+        store_timeout_s: float = 2.0,
+        max_pending: int = 10_000,
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        self.writer = writer
+        self._store = store
+        self._store_timeout_s = store_timeout_s
+        self._max_pending = max_pending
+        self._rhythm = rhythm or Rhythm()
+        self._pending: dict[str, _Item] = {}
+        self._flight_since: float | None = None
+        self._failing_since: float | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._dropped = 0
+        self._dropped_logged_s = float("-inf")
+
+    def start(self) -> None:
+        """Begins the background work; once."""
+        rhythm = self._rhythm
+        self._tasks = (
+            asyncio.create_task(self._flush()),
+            asyncio.create_task(self._every(rhythm.beat_s, lambda: self._store.beat(self.writer))),
+            asyncio.create_task(self._every(rhythm.reap_s, lambda: self._store.reap(rhythm.reap_older_than_s))),
+        )
+
+    async def stop(self) -> None:
+        """Writes what is pending, for ``stop_s`` at most, and ends the background work."""
+        self._stopping = True
+        self._wake.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks[:1], timeout=self._rhythm.stop_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pending:
+            log.error("%d ledger entries could not be stored before the end", len(self._pending))
+
+    async def open(self, opened: Opened) -> None:
+        """Notes a request. With a turn: durable on return, or ``RequestError``; without: returns at once.
+
+        The entry is the caller's to close once this has returned. Refused, it is withdrawn; cancelled, it is closed
+        as cancelled.
+        """
+        if opened.turn is None:
+            self._add_unless_full(opened, self._max_pending)
+            return
+        if self._down():
+            raise RequestError(FailureCode.STORAGE_UNAVAILABLE, _UNAVAILABLE)
+        item = self._add(opened)
+        try:
+            durable = await _durable(item, self._store_timeout_s)
+        except asyncio.CancelledError:
+            self._end(item, "cancelled")
+            raise
+        if not durable:
+            self._withdraw(item)
+            raise RequestError(FailureCode.STORAGE_UNAVAILABLE, _UNAVAILABLE)
+
+    async def close(self, closed: Closed) -> bool:
+        """Notes how a request ended. Whether that is durable already; if not, it is tried until it is.
+
+        With a turn: waits up to ``store_timeout_s``. Without: a moment, and only while the store is well.
+        """
+        if closed.opened.turn is not None:
+            return await _durable(self._add(closed), self._store_timeout_s)
+        item = self._add_unless_full(closed, 2 * self._max_pending)
+        return item is not None and not self._ailing() and await _durable(item, _PATIENCE_S)
+
+    # --- what is pending ----------------------------------------------------------------------------------------
+
+    def _add(self, entry: Opened | Closed) -> _Item:
+        loop = asyncio.get_running_loop()
+        item = _Item(entry, loop.create_future(), loop.time())
+        self._pending[item.opened.entry_id] = item
+        self._wake.set()
+        return item
+
+    def _add_unless_full(self, entry: Opened | Closed, limit: int) -> _Item | None:
+        """Openings have the lower limit: beyond it, their closings alone are kept, which carry them."""
+        opened = entry if isinstance(entry, Opened) else entry.opened
+        if len(self._pending) < limit or opened.entry_id in self._pending:
+            return self._add(entry)
+        self._dropped += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._dropped_logged_s >= _DROP_LOG_S:
+            self._dropped_logged_s = now_s
+            log.error("the store has not answered for too long: %d ledger entries dropped so far", self._dropped)
+        return None
+
+    def _withdraw(self, item: _Item) -> None:
+        """Nobody will close this opening: forget it, or close it where it may have reached the store."""
+        if item.stored.done():
+            return
+        if item.tried:
+            self._end(item, "failed", FailureCode.STORAGE_UNAVAILABLE)
+        else:
+            del self._pending[item.opened.entry_id]
+
+    def _end(self, item: _Item, status: Literal["failed", "cancelled"], failure: FailureCode | None = None) -> None:
+        duration_s = asyncio.get_running_loop().time() - item.since_s
+        self._add(Closed(item.opened, status, Usage(), duration_s, failure=failure))
+
+    # --- the store ----------------------------------------------------------------------------------------------
+
+    def _down(self) -> bool:
+        """Whether the store has failed, or one call to it has hung, for longer than a caller would wait."""
+        now_s = asyncio.get_running_loop().time()
+        since = (self._failing_since, self._flight_since)
+        return any(moment is not None and now_s - moment >= self._store_timeout_s for moment in since)
+
+    def _ailing(self) -> bool:
+        """Whether waiting for the store would only slow down a request that does not depend on it."""
+        late_s = asyncio.get_running_loop().time() - _PATIENCE_S
+        return self._failing_since is not None or (self._flight_since is not None and self._flight_since < late_s)
+
+    async def _flush(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while self._pending or not self._stopping:
+            if not self._pending and self._failing_since is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                await self._fly(list(islice(self._pending.values(), _BATCH)))
+            except Exception as error:
+                self._suspect(error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+            else:
+                self._recovered()
+                backoff_s = _FIRST_BACKOFF_S
+
+    async def _fly(self, items: list[_Item]) -> None:
+        """One commit of these items, or, with nothing to write, a probe. Raises when the store cannot answer."""
+        for item in items:
+            item.tried = True
+        self._flight_since = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._rhythm.call_s):
+                await (self._store.write([item.entry for item in items]) if items else self._store.check())
+        except (StoreError, TimeoutError):
+            raise
+        except Exception as error:
+            await self._isolate(items, error)
+        else:
+            self._land(items, stored=True)
+        finally:
+            self._flight_since = None
+
+    async def _isolate(self, items: list[_Item], error: Exception) -> None:
+        """Finds the entries that a store which is well rejects, so that they cannot hold up all the others."""
+        if len(items) > 1:
+            middle = len(items) // 2
+            await self._fly(items[:middle])
+            await self._fly(items[middle:])
+            return
+        async with asyncio.timeout(self._rhythm.call_s):
+            await self._store.check()
+        for item in items:
+            log.error("the store rejects ledger entry %s", item.opened.entry_id, exc_info=error)
+        self._land(items, stored=False)
+
+    def _land(self, items: list[_Item], *, stored: bool) -> None:
+        for item in items:
+            item.stored.set_result(stored)
+            if self._pending.get(item.opened.entry_id) is item:
+                del self._pending[item.opened.entry_id]
+
+    def _suspect(self, error: Exception) -> None:
+        if not isinstance(error, StoreError | TimeoutError):
+            log.error("a call to the store failed", exc_info=error)
+        if self._failing_since is None:
+            log.warning("the store does not answer; %d ledger entries wait", len(self._pending))
+            self._failing_since = asyncio.get_running_loop().time()
+        self._wake.set()
+
+    def _recovered(self) -> None:
+        if self._failing_since is not None:
+            log.warning("the store answers again")
+        self._failing_since = None
+
+    async def _every(self, interval_s: float, call: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._rhythm.call_s):
+                    await call()
+            except Exception as error:
+                self._suspect(error)
+            await asyncio.sleep(interval_s)
+
+
+async def _durable(item: _Item, timeout_s: float) -> bool:
+    """Waits for an item without owning it: neither the time limit nor a cancelled caller takes it from the ledger."""
+    done, _ = await asyncio.wait({item.stored}, timeout=timeout_s)
+    return bool(done) and item.stored.result()

@@ -1,0 +1,41 @@
+"""What one request may cost before it is refused. Bytes, characters, counts; times in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the door. Every one of them is checked before a backend or the store hears of the request."""
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    body_timeout_s: float = 30.0
+    """From the request's headers to the last byte of its body."""
+
+    max_depth: int = 32
+    max_messages: int = 2048
+    max_tools: int = 128
+    max_tool_schema_bytes: int = 65536
+    max_choices: int = 8
+    max_stop: int = 4
+    max_stop_chars: int = 256
+    max_logit_bias: int = 1024
+
+    silence_s: float = 10.0
+    """How long a backend may give no sign of life (not even an empty list) before it is given up."""
+
+    keep_alive_s: float = 10.0
+    """How long a stream may be quiet towards the client before it gets a comment line."""
+
+    timeout_s: float = 600.0
+    """The whole request, from admission to the terminal event."""
+
+    max_stream_backlog_bytes: int = 4 * 1024 * 1024
+    """What may wait for a client that does not read."""
+
+    write_timeout_s: float = 60.0
+    """How long one write to a client that does not read may take."""
+
+    store_timeout_s: float = 2.0
+    """How long a stored request waits for the database before it is refused."""

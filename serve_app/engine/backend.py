@@ -1,0 +1,167 @@
+"""LocalBackend: a Backend over one engine. Words to numbers, and numbers back to meaning, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from serve_app.engine.engine import Engine, EngineOptions, Outbox
+from serve_app.engine.generation import Job
+from serve_app.engine.grammar import GrammarError, Grammars
+from serve_app.engine.llama import Llama
+from serve_app.engine.prompt import Prompter
+from serve_app.engine.replies import CallReader, forced_call
+from serve_app.engine.sampler import Mask
+from serve_app.errors import RequestError
+from serve_app.protocol import (
+    Chat,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    FailureCode,
+    Generate,
+    ModelCard,
+    Relay,
+)
+
+ALIVE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """``n_context``: most tokens of one conversation. ``stall_s``: a step that runs longer is no sign of life."""
+
+    model: str
+    created: int
+    n_context: int
+    engine: EngineOptions = EngineOptions()
+    stall_s: float = 30.0
+
+
+class LocalBackend:
+    """Answers ``Generate`` from a Llama. Lives on one event loop; owns the engine thread. ``new_id``: random hex."""
+
+    def __init__(
+        self,
+        llama: Llama,
+        prompter: Prompter,
+        options: LocalOptions,
+        *,
+        new_id: Callable[[], str],
+        new_seed: Callable[[], int],
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._prompter = prompter
+        self._options = options
+        self._new_id = new_id
+        self._new_seed = new_seed
+        self._grammars = Grammars(llama)
+        self.engine = Engine(llama, options.engine, self._publish, on_death)
+        self.engine.start()
+
+    def _publish(self, outbox: Outbox) -> None:
+        """Engine thread: one call to the loop per step, whatever it produced."""
+        self._loop.call_soon_threadsafe(_deliver, outbox)
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        options = self._options
+        return (
+            (ModelCard(options.model, options.created, "llm-backend", options.n_context),) if self.engine.alive else ()
+        )
+
+    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+        """See Backend. Nothing is refused after ``Started``."""
+        try:
+            job, inbox = await self._job(request)
+        except RequestError as error:
+            yield [error.failed]
+            return
+        readers = self._readers(request)
+        self.engine.submit(job)
+        try:
+            while True:
+                events = await self._next(inbox)
+                yield [_read(event, readers) for event in events]
+                if events and isinstance(events[-1], Done | Failed):
+                    return
+        finally:
+            self.engine.cancel(job)
+
+    async def _next(self, inbox: asyncio.Queue[list[Event]]) -> list[Event]:
+        """Everything that is ready; an empty list as a sign of life while the engine is at work on something."""
+        while True:
+            try:
+                async with asyncio.timeout(ALIVE_EVERY_S):
+                    events = await inbox.get()
+                break
+            except TimeoutError:
+                if self.engine.alive and self.engine.stalled_for() < self._options.stall_s:
+                    return []
+        while not inbox.empty():
+            events = events + inbox.get_nowait()
+        return events
+
+    async def _job(self, request: Generate | Relay) -> tuple[Job, asyncio.Queue[list[Event]]]:
+        """Check what only the model can check, and turn words into numbers."""
+        if isinstance(request, Relay):
+            raise RequestError(FailureCode.INTERNAL, "A local model cannot relay.")
+        if not self.engine.alive:
+            raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
+        if self.engine.is_full:
+            raise RequestError(
+                FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down."
+            )
+        prompts = await self._prompter.tokens(request)
+        inbox: asyncio.Queue[list[Event]] = asyncio.Queue()
+        job = Job(
+            tenant=request.tenant,
+            prompts=prompts,
+            sampling=request.sampling,
+            seed=request.sampling.seed if request.sampling.seed is not None else self._new_seed(),
+            n_context=self._options.n_context,
+            sink=inbox.put_nowait,
+            choices=request.choices,
+            echo=request.echo,
+            mask=await self._mask(request),
+        )
+        return job, inbox
+
+    async def _mask(self, request: Generate) -> Callable[[], Mask] | None:
+        prompt = request.prompts[0]
+        constraint = (forced_call(prompt) if isinstance(prompt, Chat) else None) or request.constraint
+        if constraint is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._grammars.compile, constraint)
+        except GrammarError as error:
+            message = f"The output format cannot be enforced: {error}."
+            raise RequestError(FailureCode.INVALID_REQUEST, message, param="response_format") from error
+
+    def _readers(self, request: Generate | Relay) -> dict[int, CallReader]:
+        """A reader of tool calls for each choice, where tools may be called."""
+        if isinstance(request, Relay):
+            return {}
+        prompt = request.prompts[0]
+        if not isinstance(prompt, Chat) or not prompt.tools or prompt.tool_choice == "none":
+            return {}
+        names = frozenset(tool["name"] for tool in prompt.tools)
+        most = None if prompt.parallel_tool_calls else 1
+        return {at: CallReader(names, self._new_id, most=most) for at in range(request.choices)}
+
+    async def close(self) -> None:
+        """End the engine; running streams end with ``server_shutting_down``."""
+        await asyncio.to_thread(self.engine.close)
+
+
+def _deliver(outbox: Outbox) -> None:
+    for job, events in outbox:
+        job.sink(events)
+
+
+def _read(event: Event, readers: dict[int, CallReader]) -> Event:
+    if readers and isinstance(event, Delta):
+        return readers[event.choice].read(event)
+    return event

@@ -1,0 +1,322 @@
+"""Engine: the thread that owns the Llama. inbox -> step() -> sinks."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.engine.generation import Generation, Job
+from serve_app.engine.llama import Decoded, Llama
+from serve_app.engine.scheduler import Plan, Scheduler
+from serve_app.engine.sequence import Chunk, Sequence, Status
+from serve_app.engine.slots import Lease, SlotPool
+from serve_app.protocol import Delta, Done, Event, Failed, FailureCode, Started
+
+_log = logging.getLogger("llm_backend.engine")
+
+Outbox = list[tuple[Job, list[Event]]]
+
+
+class EngineLost(Exception):
+    """llama.cpp is in an unknown state; the process must be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """``n_prefill``: most prompt tokens in a step that streams wait for; ``n_queue``: most waiting sequences."""
+
+    n_slots: int = 16
+    n_prefill: int = 128
+    n_queue: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. Totals are since the start; ``step_s`` is the time all steps took."""
+
+    n_running: int
+    n_waiting: int
+    n_busy_slots: int
+    n_steps: int
+    n_prompt_tokens: int
+    n_generated_tokens: int
+    n_cached_tokens: int
+    step_s: float
+
+
+class Engine:
+    """One thread, one llama context.
+
+    From any thread: ``start``, ``submit``, ``cancel``, ``close``, ``alive``, ``is_full``, ``stalled_for``, ``stats``.
+    Everything else is the engine thread's own. Events leave through ``publish``, called on the engine thread once per
+    step with everything the step produced; every job gets exactly one terminal event. When the thread dies, all jobs
+    fail with ``engine_lost`` and ``on_death`` is called last: a dead engine must not live on in a healthy process.
+    """
+
+    def __init__(
+        self,
+        llama: Llama,
+        options: EngineOptions,
+        publish: Callable[[Outbox], None],
+        on_death: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._llama = llama
+        self._options = options
+        self._publish = publish
+        self._on_death = on_death
+        self._clock = clock
+        self._slots = SlotPool(options.n_slots, reuse=llama.can_reuse)
+        self._scheduler = Scheduler(
+            self._slots,
+            n_batch=llama.n_batch,
+            n_prefill=options.n_prefill,
+            n_rows=llama.n_rows,
+            n_cells=llama.n_cells,
+        )
+        self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
+        self._jobs: dict[int, Job] = {}
+        self._of: dict[int, Generation] = {}
+        self._outbox: dict[int, tuple[Job, list[Event]]] = {}
+        self._n_submitted = 0
+        self._n_steps = self._n_prompt = self._n_generated = self._n_cached = 0
+        self._step_s = 0.0
+        self._busy_since: float | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # --- any thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._inbox.put(("submit", job))
+
+    def cancel(self, job: Job) -> None:
+        """Applied between two steps; the job's slots are free after at most one step. Late or repeated: no effect."""
+        self._inbox.put(("cancel", job))
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the thread and free the model. Jobs still running fail with ``server_shutting_down``."""
+        self._inbox.put(("close", None))
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def is_full(self) -> bool:
+        return self._scheduler.n_waiting + self._inbox.qsize() >= self._options.n_queue
+
+    def stalled_for(self) -> float:
+        """Seconds that the current step has been running; 0 between steps and while idle."""
+        since = self._busy_since
+        return 0.0 if since is None else self._clock() - since
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            self._scheduler.n_running,
+            self._scheduler.n_waiting,
+            self._slots.n_busy,
+            self._n_steps,
+            self._n_prompt,
+            self._n_generated,
+            self._n_cached,
+            self._step_s,
+        )
+
+    # --- engine thread
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._busy_since = self._clock()
+                worked = self.step()
+                self._flush()
+                if not worked and not self._closing:
+                    self._busy_since = None
+                    self._take(self._inbox.get())
+            self._fail_all(FailureCode.SHUTTING_DOWN, "The server is shutting down.")
+        except BaseException:
+            _log.exception("the engine thread died")
+            self._die()
+        finally:
+            self._busy_since = None
+            self._llama.close()
+
+    def _die(self) -> None:
+        try:
+            self._fail_all(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
+        finally:
+            self._on_death()
+
+    def step(self) -> bool:
+        """Let every sequence catch up by what one batch holds. False: there was nothing to do."""
+        self._take_inbox()
+        for sequence, lease in self._scheduler.admit():
+            self._start(sequence, lease)
+        plan = self._scheduler.plan()
+        if not plan:
+            return False
+        began = self._clock()
+        match self._llama.decode(plan):
+            case Decoded.OK:
+                self._look(self._scheduler.commit(plan))
+            case Decoded.NO_SPACE:
+                self._relieve()
+            case Decoded.INVALID:
+                self._isolate(plan)
+            case Decoded.FATAL:
+                raise EngineLost
+        self._count(plan, self._clock() - began)
+        return True
+
+    def _count(self, plan: Plan, seconds: float) -> None:
+        self._n_steps += 1
+        self._step_s += seconds
+        self._n_prompt += sum(chunk.count for chunk in plan if chunk.start < chunk.sequence.n_prompt)
+
+    # inbox
+
+    def _take_inbox(self) -> None:
+        while True:
+            try:
+                self._take(self._inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self, message: tuple[str, Job | None]) -> None:
+        match message:
+            case ("submit", Job() as job):
+                self._open(job)
+            case ("cancel", Job() as job):
+                self._abandon(job)
+            case _:
+                self._closing = True
+
+    def _open(self, job: Job) -> None:
+        """Sequences for every prompt and choice; the choices of one prompt wait for the first to compute it."""
+        self._jobs[id(job)] = job
+        score = job.echo and job.sampling.logprobs is not None
+        for at, prompt in enumerate(job.prompts):
+            leader: Sequence | None = None
+            for choice in range(job.choices):
+                sequence = Sequence(list(prompt), job.tenant, score_prompt=score, after=leader)
+                leader = leader or sequence
+                generation = Generation(job, at * job.choices + choice, sequence, self._llama)
+                job.generations.append(generation)
+                self._of[id(sequence)] = generation
+                self._scheduler.add(sequence)
+        job.n_open = len(job.generations)
+
+    def _start(self, sequence: Sequence, lease: Lease) -> None:
+        """Carry out a lease: from here on the memory holds what the slot pool says it holds."""
+        self._llama.forget(lease.seq_id, lease.keep)
+        if lease.source is not None:
+            self._llama.share(lease.source, lease.seq_id, lease.shared)
+        generation = self._of[id(sequence)]
+        job = generation.job
+        if sequence.after is None and not generation.started:
+            job.n_cached += lease.reused
+            self._n_cached += lease.reused
+        generation.started = True
+        if not job.started:
+            job.started = True
+            self._emit(job, Started(job.n_prompt, job.n_cached))
+
+    # after a step
+
+    def _look(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            generation = self._of.get(id(chunk.sequence))
+            if generation is None:
+                continue
+            before = generation.n_generated
+            delta = generation.look(chunk)
+            self._n_generated += generation.n_generated - before
+            if delta is not None:
+                self._emit(generation.job, delta)
+            if generation.finished:
+                self._retire(generation)
+
+    def _retire(self, generation: Generation) -> None:
+        """One choice is complete; with the last one the job is done."""
+        self._scheduler.finish(generation.sequence)
+        self._of.pop(id(generation.sequence), None)
+        generation.close()
+        job = generation.job
+        job.n_open -= 1
+        if job.n_open == 0:
+            self._emit(job, Done(job.usage))
+            self._jobs.pop(id(job), None)
+
+    def _relieve(self) -> None:
+        """No KV space: give up an idle prefix, else send the youngest back to the queue, else fail the largest."""
+        idle = self._slots.forget_oldest()
+        if idle is not None:
+            self._llama.forget(idle, 0)
+            return
+        if self._scheduler.preempt_youngest() is not None:
+            return
+        largest = self._of[id(self._scheduler.largest())]
+        self._fail(largest.job, FailureCode.CONTEXT_LENGTH, "The conversation needs more context than the model has.")
+
+    def _isolate(self, plan: Plan) -> None:
+        """llama.cpp refused the batch: compute its chunks one by one, so that only the culprit's request fails."""
+        for chunk in plan:
+            if chunk.sequence.status is not Status.RUNNING:
+                continue  # its request failed a moment ago, with another of its choices
+            alone = Chunk(chunk.sequence, chunk.start, chunk.count, chunk.rows, first_row=0)
+            match self._llama.decode((alone,)):
+                case Decoded.OK:
+                    self._look(self._scheduler.commit((alone,)))
+                case Decoded.FATAL:
+                    raise EngineLost
+                case Decoded.INVALID:
+                    self._fail(self._of[id(chunk.sequence)].job, FailureCode.INTERNAL, "The model refused the input.")
+                case Decoded.NO_SPACE:
+                    return
+
+    # ends
+
+    def _abandon(self, job: Job) -> None:
+        """Free everything of a job; no event follows. What it computed stays resident for the next request."""
+        if self._jobs.pop(id(job), None) is None:
+            return
+        for generation in job.generations:
+            if self._of.pop(id(generation.sequence), None) is not None:
+                self._scheduler.finish(generation.sequence)
+                generation.close()
+
+    def _fail(self, job: Job, code: FailureCode, message: str) -> None:
+        usage = job.usage
+        self._abandon(job)
+        self._emit(job, Failed(code, message, usage=usage))
+
+    def _fail_all(self, code: FailureCode, message: str) -> None:
+        self._take_waiting()
+        for job in list(self._jobs.values()):
+            self._fail(job, code, message)
+        self._flush()
+
+    def _take_waiting(self) -> None:
+        """Jobs that were handed in but never opened must end too."""
+        while not self._inbox.empty():
+            _, job = self._inbox.get()
+            if job is not None and id(job) not in self._jobs:
+                self._jobs[id(job)] = job
+
+    def _emit(self, job: Job, event: Started | Delta | Done | Failed) -> None:
+        self._outbox.setdefault(id(job), (job, []))[1].append(event)
+
+    def _flush(self) -> None:
+        if self._outbox:
+            outbox, self._outbox = list(self._outbox.values()), {}
+            self._publish(outbox)

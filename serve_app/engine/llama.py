@@ -1,0 +1,275 @@
+"""Llama: RAII over llama_cpp's low-level API. The only ctypes in the house, and the last place that can refuse.
+
+llama.cpp answers a careless call with an abort of the whole process: a batch larger than ``n_batch``, logits asked of a
+row that was not requested, a token outside the vocabulary. All of these are refused here, in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.engine.sequence import Chunk
+
+Logits = npt.NDArray[np.float32]
+
+_log = logging.getLogger("llm_backend.llama")
+_GGML_LOG_ERROR = 4
+
+
+class ModelLoadError(Exception):
+    """The model cannot serve. The message is one line for the operator and names no path."""
+
+
+class Decoded(Enum):
+    """What became of a batch. NO_SPACE and INVALID leave the memory as it was; after FATAL nothing is known."""
+
+    OK = auto()
+    NO_SPACE = auto()
+    INVALID = auto()
+    FATAL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaOptions:
+    """How a model is opened. ``n_cells``: KV cells shared by all sequences; ``n_rows``: logits rows per batch."""
+
+    path: str
+    n_cells: int
+    n_slots: int
+    n_batch: int = 512
+    n_rows: int = 128
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+
+
+@functools.cache
+def _quiet_llama() -> Any:
+    """llama.cpp's log goes to ours: errors as warnings, the rest at debug. Cached: C keeps the callback for ever."""
+
+    def forward(level: int, text: bytes, _user: object) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if line:
+            _log.log(logging.WARNING if level >= _GGML_LOG_ERROR and level != 5 else logging.DEBUG, "%s", line)
+
+    callback = llama_cpp.llama_log_callback(forward)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return callback
+
+
+class Llama:
+    """One model and one context. ``tokenize`` may be called from any thread, the rest from the engine's only."""
+
+    def __init__(self, options: LlamaOptions) -> None:
+        _quiet_llama()
+        self._context: Any = None
+        self._batch: Any = None
+        self._model: Any = self._load(options)
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.n_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        self.n_batch = options.n_batch
+        self.n_rows = options.n_rows
+        self._context = self._open(options)
+        self.n_cells = int(llama_cpp.llama_n_ctx(self._context))
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(options.n_batch, 0, 1)
+        self._columns = _Columns(self._batch, options.n_batch)
+        self.pieces = [self._piece(token) for token in range(self.n_vocab)]
+        self._rows: Logits = np.empty((0, self.n_vocab), dtype=np.float32)
+
+    @staticmethod
+    def _load(options: LlamaOptions) -> Any:
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = options.n_gpu_layers
+        model = llama_cpp.llama_model_load_from_file(options.path.encode(), params)
+        if not model:
+            raise ModelLoadError("llama.cpp cannot read the file as a GGUF model it knows")
+        return model
+
+    def _open(self, options: LlamaOptions) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = options.n_cells
+        params.n_batch = params.n_ubatch = options.n_batch
+        params.n_seq_max = options.n_slots
+        params.n_outputs_max = min(options.n_rows, options.n_batch)
+        params.n_outputs_max_per_seq = 0
+        params.n_threads = params.n_threads_batch = options.n_threads
+        params.kv_unified = True
+        context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            raise ModelLoadError(f"llama.cpp cannot open a context of {options.n_cells} cells (too little memory?)")
+        return context
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        if self._batch is not None:
+            llama_cpp.llama_batch_free(self._batch)
+        if self._context is not None:
+            llama_cpp.llama_free(self._context)
+        if self._model is not None:
+            llama_cpp.llama_model_free(self._model)
+        self._batch = self._context = self._model = None
+
+    # --- vocabulary
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Text to token ids. ``special``: whether control tokens written out in ``text`` become such tokens."""
+        data = text.encode()
+        room = len(data) + 8
+        tokens = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        if count < 0:
+            raise ValueError("the text cannot be tokenized")
+        return list(tokens[:count])
+
+    def _piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(256)
+        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
+        return buffer.raw[:size]
+
+    @functools.cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """How this vocabulary's control tokens are written."""
+        texts = (self._written(token) for token in range(self.n_vocab) if self._is_control(token))
+        return tuple(text for text in texts if text)
+
+    def written(self, token: int) -> str:
+        """A token as its vocabulary writes it; empty for "there is none" (negative ids)."""
+        return self._written(token) if token >= 0 else ""
+
+    def _written(self, token: int) -> str:
+        return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
+
+    def _is_control(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends a generation."""
+        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+
+    @property
+    def bos(self) -> int:
+        return int(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> int:
+        return int(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+
+    @property
+    def infill(self) -> tuple[int, int, int] | None:
+        """Tokens for prefix, suffix and middle; None when the model was not trained to fill in."""
+        names = (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(name(self._vocab)) for name in names)
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source from the GGUF."""
+        source = llama_cpp.llama_model_chat_template(self._model, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def can_reuse(self) -> bool:
+        """Whether a prefix can be kept while its suffix is forgotten: not with recurrent state."""
+        model = self._model
+        return not (llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
+
+    @property
+    def vocab_handle(self) -> Any:
+        """For libraries that speak llama.cpp themselves."""
+        return self._vocab
+
+    # --- memory and computing (engine thread)
+
+    def forget(self, seq_id: int, keep: int) -> None:
+        """Drop every cell of the sequence from position ``keep`` on."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, seq_id, keep, -1):
+            raise RuntimeError("the memory cannot forget part of a sequence")
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """The first ``length`` cells of ``source`` belong to ``target`` too: no copy, the cells are tagged."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def decode(self, plan: Items[Chunk]) -> Decoded:
+        """Compute the chunks in one batch. The GIL is free meanwhile. Raises ValueError for what C would abort on."""
+        self._rows = self._rows[:0]
+        rows = self._columns.fill(plan, self.n_vocab, self.n_rows)
+        self._batch.n_tokens = sum(chunk.count for chunk in plan)
+        code = llama_cpp.llama_decode(self._context, self._batch)
+        if code == 0:
+            if rows:
+                base = llama_cpp.llama_get_logits(self._context)
+                self._rows = np.ctypeslib.as_array(base, shape=(rows, self.n_vocab))
+            return Decoded.OK
+        if code == 1:
+            return Decoded.NO_SPACE
+        return Decoded.INVALID if code == -1 else Decoded.FATAL
+
+    def logits(self, chunk: Chunk, index: int) -> tuple[Logits, int]:
+        """The ``index``-th wanted row of a chunk of the last plan, as a writable view that lives until the next
+        ``decode``, and its position in the batch for C samplers."""
+        row = chunk.first_row + index
+        if not 0 <= index < chunk.rows or row >= len(self._rows):
+            raise ValueError("logits of a row that was not computed")
+        position = self._columns.offsets[id(chunk)] + chunk.count - chunk.rows + index
+        return self._rows[row], position
+
+    @property
+    def context_handle(self) -> Any:
+        """For C samplers."""
+        return self._context
+
+
+class _Columns:
+    """The C batch's arrays as numpy views: filling them costs about 10 us a step."""
+
+    def __init__(self, batch: Any, size: int) -> None:
+        self._size = size
+        self._token = np.ctypeslib.as_array(batch.token, shape=(size,))
+        self._pos = np.ctypeslib.as_array(batch.pos, shape=(size,))
+        self._logits = np.ctypeslib.as_array(batch.logits, shape=(size,))
+        np.ctypeslib.as_array(batch.n_seq_id, shape=(size,))[:] = 1
+        self._seq_id = [np.ctypeslib.as_array(batch.seq_id[row], shape=(1,)) for row in range(size)]
+        self.offsets: dict[int, int] = {}
+
+    def fill(self, plan: Items[Chunk], n_vocab: int, n_rows: int) -> int:
+        """Write the chunks; returns how many logits rows they ask for."""
+        self.offsets.clear()
+        at = rows = 0
+        for chunk in plan:
+            end = at + chunk.count
+            if chunk.count < 1 or end > self._size or chunk.rows > chunk.count or chunk.sequence.seq_id is None:
+                raise ValueError("a batch that llama.cpp would abort on")
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            if len(tokens) != chunk.count or min(tokens) < 0 or max(tokens) >= n_vocab:
+                raise ValueError("a token outside the vocabulary")
+            self._token[at:end] = tokens
+            self._pos[at:end] = range(chunk.start, chunk.start + chunk.count)
+            self._logits[at:end] = 0
+            self._logits[end - chunk.rows : end] = 1
+            for row in range(at, end):
+                self._seq_id[row][0] = chunk.sequence.seq_id
+            self.offsets[id(chunk)] = at
+            at, rows = end, rows + chunk.rows
+        if not at or rows > n_rows:
+            raise ValueError("an empty batch, or one with more logits rows than were reserved")
+        return rows

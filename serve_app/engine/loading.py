@@ -1,0 +1,94 @@
+"""From a GGUF file to a backend that answers; every way in which that can fail, in one line for the operator."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.engine.backend import LocalBackend, LocalOptions
+from serve_app.engine.engine import EngineOptions
+from serve_app.engine.llama import Llama, LlamaOptions, ModelLoadError
+from serve_app.engine.prompt import Prompter
+from serve_app.engine.template import CHATML, ChatTemplate, probe
+
+_GGUF_MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModelOptions:
+    """One model as the operator declares it.
+
+    ``n_context``: most tokens of one conversation. ``n_cells``: KV cells that all ``n_slots`` conversations share.
+    """
+
+    model: str
+    path: str
+    n_context: int = 4096
+    n_slots: int = 16
+    n_cells: int = 16384
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+    n_batch: int = 512
+    n_prefill: int = 128
+    n_queue: int = 256
+
+
+def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None) -> LocalBackend:
+    """Open the model and start its engine. Blocks while the file is read. Raises ModelLoadError."""
+    path = Path(options.path)
+    _check_file(path)
+    llama = Llama(
+        LlamaOptions(
+            path=options.path,
+            n_cells=max(options.n_cells, options.n_context),
+            n_slots=options.n_slots,
+            n_batch=options.n_batch,
+            n_rows=max(128, options.n_slots),
+            n_threads=options.n_threads,
+            n_gpu_layers=options.n_gpu_layers,
+        )
+    )
+    n_context = min(options.n_context, llama.n_train, llama.n_cells)
+    return LocalBackend(
+        llama,
+        Prompter(llama, _template(llama), n_context),
+        LocalOptions(
+            model=options.model,
+            created=int(path.stat().st_mtime),
+            n_context=n_context,
+            engine=EngineOptions(options.n_slots, options.n_prefill, options.n_queue),
+        ),
+        new_id=lambda: uuid.uuid4().hex[:24],
+        new_seed=lambda: random.getrandbits(32),
+        on_death=on_death,
+    )
+
+
+def _check_file(path: Path) -> None:
+    """llama.cpp says "failed to load" to everything; these are the cases an operator meets."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise ModelLoadError("its file does not exist") from None
+    except OSError:
+        raise ModelLoadError("its file cannot be read") from None
+    if magic != _GGUF_MAGIC:
+        raise ModelLoadError("its file is not a GGUF file")
+
+
+def _template(llama: Llama) -> ChatTemplate:
+    source = llama.chat_template or CHATML
+    complaint = probe(source)
+    if complaint:
+        raise ModelLoadError(complaint)
+    return ChatTemplate(
+        source,
+        controls=llama.control_texts,
+        bos=llama.written(llama.bos),
+        eos=llama.written(llama.eos),
+        mark=f"\ue000{uuid.uuid4().hex}\ue001",
+    )

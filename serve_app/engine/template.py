@@ -1,0 +1,144 @@
+"""ChatTemplate: sandboxed Jinja -> segments. Only what the template itself wrote may become control tokens.
+
+A chat template is code from a model file, and messages are text from strangers. The template runs in an immutable
+sandbox without loaders, and is rendered once at load in a process of its own under memory and time limits. Messages
+are *defused* before rendering: everything in them that reads like one of the vocabulary's control tokens is put between
+two random marks; after rendering, marked spots are tokenized as plain text and all else as the template's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+PROBE_TIMEOUT_S = 10
+_PROBE_MEMORY = 1 << 30
+_PROBE = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""For models whose file carries no template."""
+
+
+class TemplateError(Exception):
+    """The template cannot say these messages; the message is the template's own complaint, one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """``special``: control tokens written in ``text`` are control tokens."""
+
+    text: str
+    special: bool
+
+
+class ChatTemplate:
+    """One model's template. ``controls``: the vocabulary's control tokens as written; ``mark`` must be unguessable."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        controls: Iterable[str],
+        bos: str,
+        eos: str,
+        mark: str,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        environment = _environment(now)
+        self._template = environment.from_string(source)
+        self._named = {"bos_token": bos, "eos_token": eos}
+        self._mark = mark
+        written = sorted({text for text in controls if len(text) > 1}, key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, written)) or r"(?!)")
+        self._marked = re.compile(f"({re.escape(mark)}.*?{re.escape(mark)})", re.DOTALL)
+        self.knows_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
+
+    def segments(
+        self, messages: Iterable[Mapping[str, Any]], *, tools: list[Any] | None = None, **options: Any
+    ) -> list[Segment]:
+        """The conversation up to where the assistant speaks. Raises TemplateError for what the template refuses."""
+        try:
+            text = self._template.render(
+                messages=[self._defuse(message) for message in messages],
+                tools=self._defuse(tools),
+                add_generation_prompt=True,
+                **self._named,
+                **options,
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateError(" ".join(str(error).split())[:200]) from error
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+            raise TemplateError("the messages do not have the form that the model's template expects") from error
+        return [segment for part in self._marked.split(text) if (segment := self._segment(part)).text]
+
+    def _segment(self, part: str) -> Segment:
+        """A part with a mark in it, even a single one that a template cut loose, is a stranger's."""
+        return Segment(part.replace(self._mark, ""), special=self._mark not in part)
+
+    def _defuse(self, value: Any) -> Any:
+        """A copy in which every control token written out stands between two marks."""
+        if isinstance(value, str):
+            return self._controls.sub(lambda found: f"{self._mark}{found.group()}{self._mark}", value)
+        if isinstance(value, Mapping):
+            return {self._defuse(key): self._defuse(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._defuse(item) for item in value]
+        return value
+
+
+def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: now().strftime(form)
+    return environment
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """As Hugging Face's: no HTML escaping, non-ASCII kept."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def probe(source: str) -> str | None:
+    """Render a template once in a process with 1 GiB and 10 s. None when it behaves, else what is wrong with it."""
+    command = [sys.executable, "-c", "from serve_app.engine.template import probe_child; probe_child()"]
+    try:
+        done = subprocess.run(  # noqa: S603 (our own interpreter and code; the template comes by standard input)
+            command, input=source.encode(), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"its chat template does not finish within {PROBE_TIMEOUT_S} s"
+    return None if done.returncode == 0 else "its chat template is broken or uses more than 1 GiB"
+
+
+def probe_child() -> None:
+    """The child's side of ``probe``: a complaint of the template about the messages is fine, a crash is not."""
+    source = sys.stdin.buffer.read().decode()
+    resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (PROBE_TIMEOUT_S, PROBE_TIMEOUT_S))
+    template = ChatTemplate(source, controls=(), bos="", eos="", mark="\ue000")
+    try:
+        template.segments(_PROBE)
+    except TemplateError:
+        template.segments(_PROBE[1:])

@@ -1,0 +1,156 @@
+"""The tables. ``migrations`` makes them; this is how the code names them.
+
+Client JSON is bytes, not the database's JSON or text: both databases must give back what was sent, to the byte, NUL
+characters, lone surrogates, number spelling and key order included, and Postgres takes no NUL in either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    literal,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+IN_PROGRESS = literal("in_progress", literal_execute=True)
+"""In the SQL text, not a parameter: only so can a planner know that the partial indexes apply."""
+
+OPEN = ("in_progress", "incomplete")
+"""What a closing may still change: the reaper's verdict is a guess, the writer's is the truth."""
+
+
+class Name(TypeDecorator[str]):
+    """Text that is compared by bytes. NUL and lone surrogates, which Postgres refuses, become replacement marks.
+
+    Names are ours or the operator's; a client's odd one is then recorded, or looked up in vain, instead of failing.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return Text(collation="C") if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+METADATA = MetaData()
+
+messages = Table(
+    "messages",
+    METADATA,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("parent", LargeBinary, ForeignKey("messages.hash")),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_messages_parent", "parent"),
+)
+"""Immutable, addressed by content: ``hash`` covers the tenant, the body and all messages before it."""
+
+turns = Table(
+    "turns",
+    METADATA,
+    Column("completion_id", Name, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("tip", LargeBinary, ForeignKey("messages.hash")),
+    Column("model", Name, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("status", Name, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("completion", LargeBinary),
+    Column("writer", Name, nullable=False),
+    Index("ix_turns_tip", "tip"),
+    Index(
+        "ix_turns_listed",
+        "tenant",
+        "created",
+        "completion_id",
+        sqlite_where=text("completion IS NOT NULL"),
+        postgresql_where=text("completion IS NOT NULL"),
+    ),
+    Index(
+        "ix_turns_listed_by_model",
+        "tenant",
+        "model",
+        "created",
+        "completion_id",
+        sqlite_where=text("completion IS NOT NULL"),
+        postgresql_where=text("completion IS NOT NULL"),
+    ),
+    Index(
+        "ix_turns_in_progress",
+        "writer",
+        sqlite_where=text("status = 'in_progress'"),
+        postgresql_where=text("status = 'in_progress'"),
+    ),
+)
+"""One chat completion: ``tip`` is its last request message. Clients see it once ``completion`` is there.
+
+A deleted turn stays as a row without content (status ``deleted``): a late retry of its writing must not revive it,
+and a list that was being read page by page can go on after it.
+"""
+
+labels = Table(
+    "labels",
+    METADATA,
+    Column("completion_id", Name, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("pair", LargeBinary, primary_key=True),
+    ForeignKeyConstraint(["completion_id", "tenant"], ["turns.completion_id", "turns.tenant"]),
+    Index("ix_labels_pair", "tenant", "pair", "completion_id"),
+)
+"""The metadata of turns clients see, for filters: ``pair`` is the digest of one key and its value."""
+
+usage = Table(
+    "usage",
+    METADATA,
+    Column("entry_id", Name, primary_key=True),
+    Column("tenant", Name, nullable=False),
+    Column("request_id", Name, nullable=False),
+    Column("model", Name, nullable=False),
+    Column("route", Name, nullable=False),
+    Column("served_by", Name, nullable=False),
+    Column("user", Name),
+    Column("status", Name, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("started_s", Double, nullable=False),
+    Column("duration_s", Double),
+    Column("first_token_s", Double),
+    Column("failure", Name),
+    Column("writer", Name, nullable=False),
+    Index("ix_usage_tenant", "tenant", "started_s"),
+    Index(
+        "ix_usage_in_progress",
+        "writer",
+        sqlite_where=text("status = 'in_progress'"),
+        postgresql_where=text("status = 'in_progress'"),
+    ),
+)
+"""One request, stored or not: who asked what of which model, and what it cost."""
+
+writers = Table(
+    "writers",
+    METADATA,
+    Column("writer", Name, primary_key=True),
+    Column("seen_s", Double, nullable=False),
+)
+"""When each writer was last heard, in epoch seconds of the store's clock."""
