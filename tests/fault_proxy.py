@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,15 @@ class FaultProxy:
         self.faults = faults or Faults()
         self.port = 0
         self.connections = 0
-        self.open = 0
         self.client_left = asyncio.Event()
         """Set when a client closed or reset its side of any connection."""
         self.stalled = asyncio.Event()
         self._upstream_port = upstream_port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> FaultProxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -60,40 +62,44 @@ class FaultProxy:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for writer in self._writers:
+            writer.transport.abort()
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # an aborted transport closes its socket on the loop's next turn
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._spawn(self._serve(reader, writer))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.connections += 1
-        self.open += 1
+        return task
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
-        back = asyncio.create_task(self._tamper(upstream_reader, writer, self.faults))
-        try:
-            await _copy(reader, upstream_writer)
-            self.client_left.set()
-        except asyncio.CancelledError:
-            pass  # a StreamReaderProtocol task that ends cancelled is reported as an error by asyncio
-        finally:
-            back.cancel()
-            await asyncio.wait((back,))
-            for one in (upstream_writer, writer):
-                one.transport.abort()
-            self.open -= 1
+        self._writers.append(upstream_writer)
+        back = self._spawn(self._tamper(upstream_reader, writer, self.faults))
+        await _copy(reader, upstream_writer)
+        self.client_left.set()
+        back.cancel()
+        upstream_writer.transport.abort()
+        writer.transport.abort()
 
     async def _tamper(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: Faults) -> None:
         passed = 0
-        while data := await reader.read(65536):
-            if not passed:
-                await asyncio.sleep(faults.delay_s)
-            allowed = data if faults.last_byte is None else data[: max(0, faults.last_byte - passed)]
-            passed += len(allowed)
-            await _write(writer, allowed, faults)
-            if len(allowed) < len(data) or passed == faults.last_byte:
-                self._break(writer, faults)
-                return
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if not passed:
+                    await asyncio.sleep(faults.delay_s)
+                allowed = data if faults.last_byte is None else data[: faults.last_byte - passed]
+                passed += len(allowed)
+                await _write(writer, allowed, faults)
+                if passed == faults.last_byte:
+                    self._break(writer, faults)
+                    return
         writer.close()
 
     def _break(self, writer: asyncio.StreamWriter, faults: Faults) -> None:

@@ -7,7 +7,6 @@ not have been made by a web page of another site (which the browser on this mach
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
@@ -40,7 +39,7 @@ class Admission:
     ``behind_proxy``: Ray Serve's HAProxy stands in front, on this host, and appends ``X-Forwarded-For``.
     """
 
-    def __init__(self, keys: Iterable[str] = (), *, behind_proxy: bool = False) -> None:
+    def __init__(self, keys: tuple[str, ...] = (), *, behind_proxy: bool = False) -> None:
         self._digests = tuple(_digest_of_configured(key) for key in keys)
         self._behind_proxy = behind_proxy
 

@@ -92,12 +92,14 @@ class Directory:
         return tuple(cards.values())
 
     async def _upstream(self, model: str) -> Target:
-        routes = list(self._upstreams.values())
-        listings = await self._upstream_cards()
-        listing_it = [r for r, cards in zip(routes, listings, strict=True) if any(c.id == model for c in cards)]
-        silent = [r for r, cards in zip(routes, listings, strict=True) if not cards]
-        for route in [*listing_it, *silent]:
-            return Target(model, model, route.backend, "upstream", route.caller_key)
+        silent: UpstreamRoute | None = None
+        for route in self._upstreams.values():
+            cards = await self._cards(route.backend)
+            if any(card.id == model for card in cards):
+                return _by_upstream(route, model)
+            silent = silent or (None if cards else route)
+        if silent is not None:
+            return _by_upstream(silent, model)
         raise no_such_model(model)
 
     async def _local_cards(self) -> dict[str, ModelCard]:
@@ -114,4 +116,10 @@ class Directory:
                 return await backend.models()
         except TimeoutError:
             log.warning("a backend did not list its models within %g s", self._list_timeout_s)
-            return ()
+        except Exception:
+            log.exception("a backend failed to list its models")
+        return ()
+
+
+def _by_upstream(route: UpstreamRoute, model: str) -> Target:
+    return Target(model, model, route.backend, "upstream", route.caller_key)

@@ -47,7 +47,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _plain_id(scope, "x-request-id") or self._context.new_id()
-        exchange = _Exchange(receive, send, request_id if self._own_request_id else None, scope["method"] == "HEAD")
+        exchange = _Exchange(receive, send, scope["method"], request_id if self._own_request_id else None)
         scope = {**scope, "state": {**scope.get("state", {}), "request_id": request_id}}
         try:
             await self._pass(scope, exchange)
@@ -69,12 +69,11 @@ class Gate:
 
     async def _pass(self, scope: Scope, exchange: _Exchange) -> None:
         """Admits the request, takes its body and hands both on."""
-        method = scope["method"]
         if scope["path"].removeprefix(scope.get("root_path", "")) not in _PUBLIC:
             scope["state"]["tenant"] = self._context.admission.admit(scope)
-            if method in _WITH_BODY:
+            if exchange.method in _WITH_BODY:
                 exchange.body = await _body(scope, exchange.receive, self._context.limits)
-        if method == "HEAD":
+        if exchange.method == "HEAD":
             scope["method"] = "GET"
         await self.app(scope, exchange.receive, exchange.send)
 
@@ -82,12 +81,12 @@ class Gate:
 class _Exchange:
     """One request's two directions: replays the body, adds what every answer carries, remembers how far it came."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: str | None, head: bool) -> None:
+    def __init__(self, receive: Receive, send: Send, method: str, request_id: str | None) -> None:
         self._receive = receive
         self._send = send
         self._request_id = request_id
-        self._head = head
         self._started_s = asyncio.get_running_loop().time()
+        self.method = method
         self.body: bytes | None = None
         self.status: int | None = None
         self.complete = False
@@ -110,7 +109,7 @@ class _Exchange:
             self.status = message["status"]
             self._sign(MutableHeaders(scope=message))
         elif message["type"] == "http.response.body":
-            if self._head:
+            if self.method == "HEAD":
                 message = {**message, "body": b""}
             self.complete = not message.get("more_body", False)
         try:
@@ -177,7 +176,7 @@ def _note(scope: Scope, exchange: _Exchange) -> None:
     access_log.log(
         logging.DEBUG if quiet else logging.INFO,
         "%s %s %s %.1fms request_id=%s tenant=%s client_request_id=%s",
-        scope["method"],
+        exchange.method,
         path,
         status,
         exchange.elapsed_ms(),

@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 _BATCH = 256
 _PATIENCE_S = 0.25
-_FIRST_BACKOFF_S = 0.05
-_LAST_BACKOFF_S = 1.0
 _DROP_LOG_S = 60.0
 _UNAVAILABLE = "The request asked to be stored, and storage is not available now. Try again, or send `store: false`."
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How often the background work happens, and how long one call to the store may take. Seconds."""
+    """How often the background work happens, how soon a failed write is tried again, how long a call may take."""
 
     beat_s: float = 5.0
     reap_s: float = 10.0
     reap_older_than_s: float = 20.0
+    first_retry_s: float = 0.05
+    last_retry_s: float = 1.0
     call_s: float = 10.0
     stop_s: float = 5.0
 
@@ -173,7 +173,9 @@ class Ledger:
     # --- the store ----------------------------------------------------------------------------------------------
 
     def _down(self) -> bool:
-        """Whether the store has failed, or one call to it has hung, for longer than a caller would wait."""
+        """Whether nothing is written any more, or writing has failed or hung for as long as a caller would wait."""
+        if self._stopping:
+            return True
         now_s = asyncio.get_running_loop().time()
         since = (self._failing_since, self._flight_since)
         return any(moment is not None and now_s - moment >= self._store_timeout_s for moment in since)
@@ -184,7 +186,7 @@ class Ledger:
         return self._failing_since is not None or (self._flight_since is not None and self._flight_since < late_s)
 
     async def _flush(self) -> None:
-        backoff_s = _FIRST_BACKOFF_S
+        backoff_s = self._rhythm.first_retry_s
         while self._pending or not self._stopping:
             if not self._pending and self._failing_since is None:
                 self._wake.clear()
@@ -195,10 +197,10 @@ class Ledger:
             except Exception as error:
                 self._suspect(error)
                 await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+                backoff_s = min(2 * backoff_s, self._rhythm.last_retry_s)
             else:
                 self._recovered()
-                backoff_s = _FIRST_BACKOFF_S
+                backoff_s = self._rhythm.first_retry_s
 
     async def _fly(self, items: list[_Item]) -> None:
         """One commit of these items, or, with nothing to write, a probe. Raises when the store cannot answer."""

@@ -53,8 +53,9 @@ class Engine:
 
     From any thread: ``start``, ``submit``, ``cancel``, ``close``, ``alive``, ``is_full``, ``stalled_for``, ``stats``.
     Everything else is the engine thread's own. Events leave through ``publish``, called on the engine thread once per
-    step with everything the step produced; every job gets exactly one terminal event. When the thread dies, all jobs
-    fail with ``engine_lost`` and ``on_death`` is called last: a dead engine must not live on in a healthy process.
+    step with everything the step produced; every job gets exactly one terminal event, unless it is cancelled. When the
+    thread dies, all jobs fail with ``engine_lost`` and ``on_death`` is called last: a dead engine must not live on in a
+    healthy process.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class Engine:
         self._step_s = 0.0
         self._busy_since: float | None = None
         self._closing = False
+        self._door = threading.Lock()
+        self._ended: Failed | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # --- any thread
@@ -95,7 +98,13 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        self._inbox.put(("submit", job))
+        """Hand a job over. Once the engine has ended it fails at once, published on the caller's thread."""
+        with self._door:
+            ended = self._ended
+            if ended is None:
+                self._inbox.put(("submit", job))
+        if ended is not None:
+            self._publish([(job, [ended])])
 
     def cancel(self, job: Job) -> None:
         """Applied between two steps; the job's slots are free after at most one step. Late or repeated: no effect."""
@@ -154,6 +163,8 @@ class Engine:
     def _die(self) -> None:
         try:
             self._fail_all(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
+        except Exception:
+            _log.exception("nobody can be told that the engine died")
         finally:
             self._on_death()
 
@@ -168,20 +179,16 @@ class Engine:
         began = self._clock()
         match self._llama.decode(plan):
             case Decoded.OK:
-                self._look(self._scheduler.commit(plan))
+                self._advance(plan)
             case Decoded.NO_SPACE:
                 self._relieve()
             case Decoded.INVALID:
                 self._isolate(plan)
             case Decoded.FATAL:
                 raise EngineLost
-        self._count(plan, self._clock() - began)
-        return True
-
-    def _count(self, plan: Plan, seconds: float) -> None:
         self._n_steps += 1
-        self._step_s += seconds
-        self._n_prompt += sum(chunk.count for chunk in plan if chunk.start < chunk.sequence.n_prompt)
+        self._step_s += self._clock() - began
+        return True
 
     # inbox
 
@@ -195,15 +202,23 @@ class Engine:
     def _take(self, message: tuple[str, Job | None]) -> None:
         match message:
             case ("submit", Job() as job):
-                self._open(job)
+                self._admit(job)
             case ("cancel", Job() as job):
                 self._abandon(job)
             case _:
                 self._closing = True
 
+    def _admit(self, job: Job) -> None:
+        """What cannot even be set up fails alone: nothing has been computed for it."""
+        self._jobs[id(job)] = job
+        try:
+            self._open(job)
+        except Exception:
+            _log.exception("a job could not be opened")
+            self._fail(job, FailureCode.INTERNAL, "The model's engine could not start the request.")
+
     def _open(self, job: Job) -> None:
         """Sequences for every prompt and choice; the choices of one prompt wait for the first to compute it."""
-        self._jobs[id(job)] = job
         score = job.echo and job.sampling.logprobs is not None
         for at, prompt in enumerate(job.prompts):
             leader: Sequence | None = None
@@ -232,6 +247,10 @@ class Engine:
             self._emit(job, Started(job.n_prompt, job.n_cached))
 
     # after a step
+
+    def _advance(self, plan: Plan) -> None:
+        self._n_prompt += sum(chunk.count for chunk in plan if chunk.start < chunk.sequence.n_prompt)
+        self._look(self._scheduler.commit(plan))
 
     def _look(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -276,7 +295,7 @@ class Engine:
             alone = Chunk(chunk.sequence, chunk.start, chunk.count, chunk.rows, first_row=0)
             match self._llama.decode((alone,)):
                 case Decoded.OK:
-                    self._look(self._scheduler.commit((alone,)))
+                    self._advance((alone,))
                 case Decoded.FATAL:
                     raise EngineLost
                 case Decoded.INVALID:
@@ -301,6 +320,8 @@ class Engine:
         self._emit(job, Failed(code, message, usage=usage))
 
     def _fail_all(self, code: FailureCode, message: str) -> None:
+        with self._door:
+            self._ended = Failed(code, message)
         self._take_waiting()
         for job in list(self._jobs.values()):
             self._fail(job, code, message)
@@ -309,14 +330,16 @@ class Engine:
     def _take_waiting(self) -> None:
         """Jobs that were handed in but never opened must end too."""
         while not self._inbox.empty():
-            _, job = self._inbox.get()
-            if job is not None and id(job) not in self._jobs:
-                self._jobs[id(job)] = job
+            match self._inbox.get():
+                case ("submit", Job() as job):
+                    self._jobs[id(job)] = job
+                case ("cancel", Job() as job):
+                    self._abandon(job)
 
     def _emit(self, job: Job, event: Started | Delta | Done | Failed) -> None:
         self._outbox.setdefault(id(job), (job, []))[1].append(event)
 
     def _flush(self) -> None:
         if self._outbox:
-            outbox, self._outbox = list(self._outbox.values()), {}
-            self._publish(outbox)
+            self._publish(list(self._outbox.values()))
+            self._outbox = {}

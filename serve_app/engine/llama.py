@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import weakref
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -75,6 +76,8 @@ class Llama:
         self._context: Any = None
         self._batch: Any = None
         self._model: Any = self._load(options)
+        # Not in close(): other threads may be tokenizing. Not at exit: the engine may be computing.
+        weakref.finalize(self, llama_cpp.llama_model_free, self._model).atexit = False
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.n_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
@@ -112,14 +115,12 @@ class Llama:
         return context
 
     def close(self) -> None:
-        """Free everything; safe to call twice."""
+        """Free the context and its memory; the model goes with the last reference. Safe to call twice."""
         if self._batch is not None:
             llama_cpp.llama_batch_free(self._batch)
         if self._context is not None:
             llama_cpp.llama_free(self._context)
-        if self._model is not None:
-            llama_cpp.llama_model_free(self._model)
-        self._batch = self._context = self._model = None
+        self._batch = self._context = None
 
     # --- vocabulary
 
@@ -228,10 +229,10 @@ class Llama:
         """The ``index``-th wanted row of a chunk of the last plan, as a writable view that lives until the next
         ``decode``, and its position in the batch for C samplers."""
         row = chunk.first_row + index
-        if not 0 <= index < chunk.rows or row >= len(self._rows):
+        offset = self._columns.offsets.get(id(chunk))
+        if offset is None or not 0 <= index < chunk.rows or row >= len(self._rows):
             raise ValueError("logits of a row that was not computed")
-        position = self._columns.offsets[id(chunk)] + chunk.count - chunk.rows + index
-        return self._rows[row], position
+        return self._rows[row], offset + chunk.count - chunk.rows + index
 
     @property
     def context_handle(self) -> Any:

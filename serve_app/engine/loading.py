@@ -45,7 +45,7 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
             path=options.path,
             n_cells=max(options.n_cells, options.n_context),
             n_slots=options.n_slots,
-            n_batch=options.n_batch,
+            n_batch=max(options.n_batch, options.n_slots),
             n_rows=max(128, options.n_slots),
             n_threads=options.n_threads,
             n_gpu_layers=options.n_gpu_layers,
@@ -90,5 +90,5 @@ def _template(llama: Llama) -> ChatTemplate:
         controls=llama.control_texts,
         bos=llama.written(llama.bos),
         eos=llama.written(llama.eos),
-        mark=f"\ue000{uuid.uuid4().hex}\ue001",
+        mark=f"\ue000{uuid.uuid4().int}",
     )

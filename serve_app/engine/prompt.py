@@ -29,6 +29,7 @@ class Prompter:
         prompts = []
         for prompt in request.prompts:
             tokens = await (self._chat(prompt) if isinstance(prompt, Chat) else self._text(prompt))
+            tokens = tokens or (self._llama.eos,)  # logits exist only behind a token
             # With nothing to generate the prompt may fill the context; else one token must fit behind it.
             if len(tokens) + (request.sampling.max_tokens != 0) > self._n_context:
                 raise self._too_long(f"{len(tokens)}", "messages" if isinstance(prompt, Chat) else "prompt")
@@ -61,7 +62,7 @@ class Prompter:
         tokens = await self._tokenize([Segment(text.prompt, special=False)])
         if text.suffix is not None:
             return await self._infill(tokens, text.suffix)
-        return self._with_bos(tokens) or (self._llama.eos,)
+        return self._with_bos(tokens)
 
     def _checked(self, tokens: Tokens) -> Tokens:
         if not tokens or min(tokens) < 0 or max(tokens) >= self._llama.n_vocab:

@@ -8,6 +8,7 @@ message, and a call that is demanded is forced by a grammar from the first token
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from serve_app.protocol import Chat, Constraint, Delta, Json, ToolCallDelta
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_BEGINNINGS = "|".join(OPEN[:size] for size in range(len(OPEN) - 1, 0, -1))
+_UNDECIDED = re.compile(rf"\s*(?:{OPEN}.*|{_BEGINNINGS})?\Z", re.DOTALL)
+"""The tail of a text that may yet turn out to be a call, with the white space before it."""
 
 _TOOLS = """You may call functions. They are described here, one JSON object a line:
 {tools}
@@ -69,7 +73,7 @@ def _written(call: Json) -> str:
 def _arguments(call: Json) -> Any:
     try:
         return json.loads(call["function"]["arguments"])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return call["function"]["arguments"]
 
 
@@ -103,7 +107,8 @@ class CallReader:
     """Splits one choice's text into content and calls as it arrives.
 
     What may be the beginning of a tag is held back; a call is told once it is complete, and text between tags that is
-    no call is content after all.
+    no call is content after all. White space around a call belongs to it. However the text is cut into deltas, the
+    content and the calls are the same.
     """
 
     def __init__(self, names: frozenset[str], new_id: Callable[[], str], *, most: int | None = None) -> None:
@@ -112,6 +117,7 @@ class CallReader:
         self._most = most
         self._held = ""
         self._n_calls = 0
+        self._after_call = False
 
     def read(self, delta: Delta) -> Delta:
         """The same delta with calls taken out of its text."""
@@ -119,41 +125,36 @@ class CallReader:
         text, calls = "", []
         while True:
             before, found, rest = self._held.partition(OPEN)
-            if not found:
-                break
             inside, closed, after = rest.partition(CLOSE)
-            if not closed:
+            if not (found and closed):
                 break
             call = self._call(inside)
-            text += before.strip("\n") if call else before + OPEN + inside + CLOSE
+            text += self._content(before.rstrip() if call else before + OPEN + inside + CLOSE)
             calls += [call] if call else []
+            self._after_call = self._after_call or call is not None
             self._held = after
-        ready = self._ready(final=delta.finish is not None)
-        text, self._held = text + self._held[:ready], self._held[ready:]
+        undecided = None if delta.finish else _UNDECIDED.search(self._held)
+        ready = undecided.start() if undecided else len(self._held)
+        text, self._held = text + self._content(self._held[:ready]), self._held[ready:]
         finish = "tool_calls" if delta.finish == "stop" and self._n_calls else delta.finish
-        if self._n_calls and not text.strip():
-            text = ""
         return replace(delta, text=text, tool_calls=tuple(calls), finish=finish)
 
-    def _ready(self, *, final: bool) -> int:
-        """How much of the held text is certainly content."""
-        if final:
-            return len(self._held)
-        if OPEN in self._held:
-            return self._held.index(OPEN)
-        tail = next(
-            (n for n in range(min(len(OPEN) - 1, len(self._held)), 0, -1) if OPEN.startswith(self._held[-n:])), 0
-        )
-        return len(self._held) - tail
+    def _content(self, text: str) -> str:
+        if self._after_call:
+            text = text.lstrip()
+            self._after_call = not text
+        return text
 
     def _call(self, inside: str) -> ToolCallDelta | None:
         try:
             body = json.loads(inside)
             name, arguments = body["name"], body.get("arguments", {})
-        except (ValueError, TypeError, KeyError, AttributeError):
+            text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+            text.encode()  # refuses half a surrogate pair
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
-        if name not in self._names or not isinstance(arguments, dict) or self._n_calls == self._most:
+        known = isinstance(name, str) and name in self._names
+        if not known or not isinstance(arguments, dict) or self._n_calls == self._most:
             return None
         self._n_calls += 1
-        text = json.dumps(arguments, ensure_ascii=False)
         return ToolCallDelta(self._n_calls - 1, text, id=f"call_{self._new_id()}", name=name)

@@ -14,7 +14,6 @@ from serve_app.engine.llama import Llama, Logits
 from serve_app.protocol import Sampling, TokenLogprob
 
 FLOOR = -9999.0
-_TEXT_SO_FAR = 1 << 20
 
 
 class Mask(Protocol):
@@ -44,7 +43,7 @@ class Sampler:
         self._mask = mask
         self._ends = np.fromiter(llama.end_tokens, dtype=np.int64)
         self._greedy = _is_plain_greedy(sampling)
-        self._chain: Any = None if self._greedy else _chain(llama.n_vocab, sampling, seed)
+        self._chain: Any = None if self._greedy else _chain(llama, sampling, seed)
         self._n_sampled = 0
 
     def sample(self, logits: Logits, position: int) -> Sampled | None:
@@ -81,22 +80,26 @@ def _is_plain_greedy(sampling: Sampling) -> bool:
     return (sampling.temperature <= 0 or sampling.top_k == 1) and not penalties and not sampling.logit_bias
 
 
-def _chain(n_vocab: int, sampling: Sampling, seed: int) -> Any:
+def _chain(llama: Llama, sampling: Sampling, seed: int) -> Any:
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-    for link in _links(n_vocab, sampling, seed):
+    for link in _links(llama, sampling, seed):
         llama_cpp.llama_sampler_chain_add(chain, link)
     return chain
 
 
-def _links(n_vocab: int, sampling: Sampling, seed: int) -> Iterable[Any]:
+def _links(llama: Llama, sampling: Sampling, seed: int) -> Iterable[Any]:
     """llama-server's order: bias, penalties, truncation, temperature, draw."""
     if sampling.logit_bias:
-        pairs = [(token, bias) for token, bias in sampling.logit_bias if 0 <= token < n_vocab]
+        pairs = [(token, bias) for token, bias in sampling.logit_bias if 0 <= token < llama.n_vocab]
         biases = (llama_cpp.llama_logit_bias * len(pairs))(*(llama_cpp.llama_logit_bias(*pair) for pair in pairs))
-        yield llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(pairs), biases)
+        yield llama_cpp.llama_sampler_init_logit_bias(llama.n_vocab, len(pairs), biases)
     if sampling.frequency_penalty or sampling.presence_penalty or sampling.repeat_penalty != 1.0:
         yield llama_cpp.llama_sampler_init_penalties(
-            _TEXT_SO_FAR, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+            llama.n_vocab,
+            llama.n_cells,  # the whole text so far
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
         )
     if sampling.temperature <= 0:
         yield llama_cpp.llama_sampler_init_greedy()
@@ -110,7 +113,8 @@ def _links(n_vocab: int, sampling: Sampling, seed: int) -> Iterable[Any]:
     if sampling.min_p > 0:
         yield llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1)
     yield llama_cpp.llama_sampler_init_temp(sampling.temperature)
-    yield llama_cpp.llama_sampler_init_dist(seed & 0xFFFFFFFF)
+    # 2**32 - 1 asks llama.cpp for a random seed.
+    yield llama_cpp.llama_sampler_init_dist(seed % 0xFFFFFFFF)
 
 
 class Distribution:

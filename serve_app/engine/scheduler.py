@@ -27,6 +27,7 @@ class Scheduler:
         self._n_cells = n_cells
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._short = False
 
     @property
     def n_waiting(self) -> int:
@@ -41,6 +42,8 @@ class Scheduler:
 
     def admit(self) -> Iterator[tuple[Sequence, Lease]]:
         """Waiting sequences that get a slot now, oldest first; each lease must be carried out before the next plan."""
+        if self._short and self._running:
+            return  # who was sent away would come back to the same lack of space
         for sequence in list(self._waiting):
             if sequence.blocked:
                 continue
@@ -89,6 +92,7 @@ class Scheduler:
 
     def commit(self, plan: Plan) -> list[Chunk]:
         """The plan was computed. Returns the chunks that have logits to look at."""
+        self._short = False
         for chunk in plan:
             chunk.sequence.computed = chunk.start + chunk.count
         return [chunk for chunk in plan if chunk.rows]
@@ -103,12 +107,16 @@ class Scheduler:
         sequence.status = Status.FINISHED
 
     def preempt_youngest(self) -> Sequence | None:
-        """The last to come goes back to the head of the queue, keeping its tokens; None if it would be the only one."""
+        """The last to come goes back to the head of the queue, keeping its tokens; None if it would be the only one.
+
+        Nobody is admitted before the others have computed something: there is no room.
+        """
         if len(self._running) < 2:
             return None
         sequence = self._running.pop()
         self._slots.release(sequence)
         sequence.status, sequence.computed = Status.WAITING, 0
+        self._short = True
         self._waiting.appendleft(sequence)
         return sequence
 

@@ -47,7 +47,11 @@ class Segment:
 
 
 class ChatTemplate:
-    """One model's template. ``controls``: the vocabulary's control tokens as written; ``mark`` must be unguessable."""
+    """One model's template.
+
+    ``controls``: the vocabulary's control tokens as written. ``mark``: unguessable, and without letters, whose case
+    a template may change.
+    """
 
     def __init__(
         self,
@@ -62,10 +66,12 @@ class ChatTemplate:
         environment = _environment(now)
         self._template = environment.from_string(source)
         self._named = {"bos_token": bos, "eos_token": eos}
-        self._mark = mark
+        self._marks = opening, closing = f"{mark}\ue001", f"{mark}\ue002"
         written = sorted({text for text in controls if len(text) > 1}, key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, written)) or r"(?!)")
-        self._marked = re.compile(f"({re.escape(mark)}.*?{re.escape(mark)})", re.DOTALL)
+        control = "|".join(map(re.escape, written)) or r"(?!)"
+        self._controls = re.compile(control)
+        # A mark that the template cut loose is still a border between two segments.
+        self._marked = re.compile(f"{opening}({control}){closing}|{opening}|{closing}")
         self.knows_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
 
     def segments(
@@ -78,22 +84,20 @@ class ChatTemplate:
                 tools=self._defuse(tools),
                 add_generation_prompt=True,
                 **self._named,
-                **options,
+                **self._defuse(options),
             )
         except jinja2.TemplateError as error:
             raise TemplateError(" ".join(str(error).split())[:200]) from error
-        except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        except Exception as error:  # the template is a stranger's program
             raise TemplateError("the messages do not have the form that the model's template expects") from error
-        return [segment for part in self._marked.split(text) if (segment := self._segment(part)).text]
-
-    def _segment(self, part: str) -> Segment:
-        """A part with a mark in it, even a single one that a template cut loose, is a stranger's."""
-        return Segment(part.replace(self._mark, ""), special=self._mark not in part)
+        # Split by a pattern with one group: what the template wrote and what was marked, in turns.
+        return [Segment(part, special=at % 2 == 0) for at, part in enumerate(self._marked.split(text)) if part]
 
     def _defuse(self, value: Any) -> Any:
         """A copy in which every control token written out stands between two marks."""
         if isinstance(value, str):
-            return self._controls.sub(lambda found: f"{self._mark}{found.group()}{self._mark}", value)
+            opening, closing = self._marks
+            return self._controls.sub(lambda found: f"{opening}{found.group()}{closing}", value)
         if isinstance(value, Mapping):
             return {self._defuse(key): self._defuse(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -115,20 +119,26 @@ def _refuse(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,  # accepted, not obeyed: the marks must survive
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """As Hugging Face's: no HTML escaping, non-ASCII kept."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def probe(source: str) -> str | None:
-    """Render a template once in a process with 1 GiB and 10 s. None when it behaves, else what is wrong with it."""
+def probe(source: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
+    """Render a template once in a process with 1 GiB and limited time. None when it behaves, else what is wrong."""
     command = [sys.executable, "-c", "from serve_app.engine.template import probe_child; probe_child()"]
     try:
         done = subprocess.run(  # noqa: S603 (our own interpreter and code; the template comes by standard input)
-            command, input=source.encode(), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+            command, input=source.encode(), capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"its chat template does not finish within {PROBE_TIMEOUT_S} s"
+        return f"its chat template does not finish within {timeout_s:g} s"
     return None if done.returncode == 0 else "its chat template is broken or uses more than 1 GiB"
 
 

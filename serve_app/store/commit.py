@@ -86,9 +86,11 @@ class CommitQueue(Generic[Work]):
                 results = await self._commit([waiting.work for waiting in group])
             except StoreError as outage:
                 rest = [waiting for later in reversed(groups) for waiting in later]
-                return _refuse([*group, *rest, *self._take()], str(outage))
+                _refuse([*group, *rest, *self._take()], str(outage))
+                return
             except Exception as fault:
                 if len(group) > 1:
+                    logging.getLogger(__name__).warning("halving a batch of %d: %s", len(group), type(fault).__name__)
                     middle = len(group) // 2
                     groups += [group[middle:], group[:middle]]
                 else:

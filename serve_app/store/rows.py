@@ -56,6 +56,10 @@ class StoredTurn:
     chain: list[Row]
     pairs: list[bytes]
 
+    @property
+    def key(self) -> Key:
+        return self.row["completion_id"], self.row["tenant"]
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -95,10 +99,9 @@ class Ledger:
             self.usage[row["entry_id"]] = row
 
     def _put_turn(self, turn: StoredTurn) -> None:
-        key = (turn.row["completion_id"], turn.row["tenant"])
-        known = self.turns.get(key)
+        known = self.turns.get(turn.key)
         if known is None or known.row["status"] == "in_progress":
-            self.turns[key] = turn
+            self.turns[turn.key] = turn
 
 
 def ledger(entries: Iterable[Opened | Closed]) -> Ledger:

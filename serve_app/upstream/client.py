@@ -34,13 +34,13 @@ _DRAIN_S = 0.25
 _LARGEST_LISTING = 32 * 1024 * 1024
 
 
-def _http_client(connect_s: float, max_connections: int) -> httpx2.AsyncClient:
+def _http_client(deadlines: Deadlines, max_connections: int) -> httpx2.AsyncClient:
     """No redirects, proxies or cookies: callers share this client, and what one is sent must not reach another.
 
     There is no read timeout: ``Patience`` decides that, and a retry must not start it anew.
     """
     return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(connect=connect_s, read=None, write=30.0, pool=2.0),
+        timeout=httpx2.Timeout(connect=deadlines.connect_s, read=None, write=30.0, pool=deadlines.pool_s),
         limits=httpx2.Limits(max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=30.0),
         follow_redirects=False,
         trust_env=False,
@@ -85,7 +85,7 @@ class OpenAIUpstream(Backend):
             api_key="",
             base_url=base_url or _OPENAI,
             max_retries=0,
-            http_client=_http_client(self._deadlines.connect_s, max_connections),
+            http_client=_http_client(self._deadlines, max_connections),
             _enforce_credentials=False,
         )
         owner = owned_by or name

@@ -42,9 +42,9 @@ def read(value: Any, keys: Iterable[str]) -> Complaint:
     message = value.get("message")
     return Complaint(
         clean(message, keys) if isinstance(message, str) else "",
-        _name(value.get("code"), _LABEL),
-        _name(value.get("type"), _LABEL),
-        _name(value.get("param"), _PARAM),
+        _name(value.get("code"), _LABEL, keys),
+        _name(value.get("type"), _LABEL, keys),
+        _name(value.get("param"), _PARAM, keys),
     )
 
 
@@ -68,5 +68,6 @@ def clean(text: str, keys: Iterable[str]) -> str:
     return "".join(filter(str.isprintable, line))[:_LONGEST_MESSAGE]
 
 
-def _name(value: Any, pattern: re.Pattern[str]) -> str | None:
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+def _name(value: Any, pattern: re.Pattern[str], keys: Iterable[str]) -> str | None:
+    """A name that holds nothing to hide, or None."""
+    return value if isinstance(value, str) and pattern.fullmatch(value) and clean(value, keys) == value else None

@@ -13,10 +13,12 @@ class Deadlines:
     """Seconds. ``first_byte_s`` runs from the start of a request, retries included, to the first event of a stream.
 
     ``whole_s`` stands in for it when no stream was asked for: the first byte then follows the whole generation.
-    ``idle_s`` is the longest silence afterwards; comments do not break it. ``beat_s``: how often waiting is announced.
+    ``idle_s`` is the longest silence afterwards; comments do not break it. ``pool_s``: the wait for a connection when
+    all are in use. ``beat_s``: how often waiting is announced.
     """
 
     connect_s: float = 5.0
+    pool_s: float = 2.0
     first_byte_s: float = 60.0
     whole_s: float = 600.0
     idle_s: float = 30.0

@@ -124,8 +124,6 @@ class Judge:
 
     def _key_refused(self, status: int) -> Failed:
         if self.callers_key:
-            return Failed(
-                FailureCode.UPSTREAM_CALLER_KEY, "The upstream refused the API key you sent."
-            )
+            return Failed(FailureCode.UPSTREAM_CALLER_KEY, "The upstream refused the API key you sent.")
         logger.warning("upstream %s refused this server's own credentials with status %d", self.upstream, status)
         return Failed(FailureCode.UPSTREAM_OWN_KEY, "The upstream refused this server's own credentials.")

@@ -61,7 +61,9 @@ class SseParser:
                 self._size += len(line)
             elif line == b"data":
                 self._data.append(b"")
-            elif not line and self._data:
+            elif line:
+                self._check(len(line))
+            elif self._data:
                 events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                 self._data.clear()
                 self._size = 0

@@ -1,0 +1,165 @@
+"""The whole picture: which deployments there are, what each is told, and who holds a handle to whom.
+
+client ── HAProxy ──> Ingress ──> LocalModel (one per GGUF model)
+                         ├──────> UpstreamModel (one per OpenAI-compatible server)
+                         └──────> ConversationStore (one replica: the only writer)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+
+from config.settings import ModelSettings, Settings, UpstreamSettings, load, secret_names
+from deployments.conversation_store import ConversationStore
+from deployments.ingress import Ingress, IngressOptions
+from deployments.local_model import LocalModel
+from deployments.resources import ModelResources, plan
+from deployments.upstream_model import UpstreamModel
+from serve_app.api.directory import Alias
+from serve_app.engine.loading import LocalModelOptions
+
+LONGEST_STREAM_S = 630.0
+"""The whole-request deadline and what it takes to say that it passed: no replica is stopped under a stream."""
+
+_BACKPRESSURE = {"status_code": 429, "retry_after_s": 1}
+
+
+class GraphArgs(BaseModel):
+    """``args`` in ``serve_config.yaml``; on the command line ``serve run deployments.graph:build key=value``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models_file: Path | None = None
+    """Another ``models.yaml``."""
+
+    cpus: int | None = Field(None, ge=1)
+    """CPUs that models without named threads share; default: this machine's."""
+
+    ingress_cpus: float = Field(0, ge=0)
+    """num_cpus of an ingress replica; 0 on one machine, where models own the cores."""
+
+    ingress_replicas: int = Field(1, ge=1)
+    """How many ingress replicas there are at least; two survive the loss of one."""
+
+    ingress_max_replicas: int = Field(4, ge=1)
+
+
+def build(args: GraphArgs) -> Application:
+    """Serve's entry point: settings from the environment and ``models.yaml``."""
+    return compose(args, load(args.models_file))
+
+
+def compose(args: GraphArgs, settings: Settings) -> Application:
+    """The graph for these settings."""
+    catalogue = settings.catalogue
+    resources = plan(catalogue.models, args.cpus or os.cpu_count() or 1)
+    quiet = dict.fromkeys(secret_names(settings), "")
+    options = IngressOptions(
+        api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
+        behind_haproxy=settings.behind_haproxy,
+        aliases={name: Alias(each.model, each.only_without_upstream) for name, each in catalogue.aliases.items()},
+        caller_key=frozenset(name for name, upstream in settings.upstreams.items() if upstream.caller_key),
+        log_level=settings.log_level,
+    )
+    ingress = serve.deployment(
+        name="Ingress",
+        ray_actor_options={"num_cpus": args.ingress_cpus, "runtime_env": {"env_vars": quiet}},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=args.ingress_replicas,
+            max_replicas=max(args.ingress_replicas, args.ingress_max_replicas),
+            target_ongoing_requests=200,
+            # A change of ingress replicas makes HAProxy reload: rare is better than exact.
+            downscale_delay_s=1800,
+        ),
+        max_ongoing_requests=2000,
+        graceful_shutdown_timeout_s=LONGEST_STREAM_S,
+    )
+    application: Application = ingress(Ingress).bind(
+        options,
+        {name: _local(name, model, resources[name], settings, quiet) for name, model in catalogue.models.items()},
+        {name: _upstream(name, each, settings, quiet) for name, each in settings.upstreams.items()},
+        _store(settings, quiet),
+    )
+    return application
+
+
+def _local(
+    name: str, model: ModelSettings, resources: ModelResources, settings: Settings, quiet: dict[str, str]
+) -> Application:
+    """One LocalModel. Requests queue in the engine, which sees them all, not in Ray's router, which polls."""
+    told = LocalModelOptions(
+        model=name,
+        path=str(model.file),
+        n_context=model.context,
+        n_slots=model.slots,
+        n_cells=model.n_cells,
+        n_threads=resources.n_threads,
+        n_gpu_layers=model.gpu_layers,
+        n_queue=model.queue,
+    )
+    # libgomp reads its policy when it loads: threads that spin at a barrier take the core from whom they wait for.
+    environment = {**quiet, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(resources.n_threads)}
+    deployment = serve.deployment(
+        name=_deployment_name("LocalModel", name),
+        ray_actor_options={**resources.actor_options(), "runtime_env": {"env_vars": environment}},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=model.replicas.min,
+            max_replicas=model.replicas.max,
+            target_ongoing_requests=model.slots,
+            metrics_interval_s=2,
+            look_back_period_s=10,
+            upscale_delay_s=5,
+        ),
+        max_ongoing_requests=2 * model.slots + model.queue,
+        max_queued_requests=2 * (model.slots + model.queue),
+        backpressure_config=_BACKPRESSURE,
+        request_router_config=RequestRouterConfig(max_backoff_s=0.1),
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=LONGEST_STREAM_S,
+    )
+    application: Application = deployment(LocalModel).bind(told, settings.log_level)
+    return application
+
+
+def _upstream(name: str, upstream: UpstreamSettings, settings: Settings, quiet: dict[str, str]) -> Application:
+    """One UpstreamModel. The key travels as an argument, to this deployment only."""
+    key = upstream.api_key.get_secret_value() if upstream.api_key else None
+    deployment = serve.deployment(
+        name=_deployment_name("UpstreamModel", name),
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": quiet}},
+        autoscaling_config=AutoscalingConfig(min_replicas=1, max_replicas=4, target_ongoing_requests=200),
+        max_ongoing_requests=2000,
+        graceful_shutdown_timeout_s=LONGEST_STREAM_S,
+    )
+    application: Application = deployment(UpstreamModel).bind(
+        name, key, upstream.base_url, upstream.models, settings.log_level
+    )
+    return application
+
+
+def _store(settings: Settings, quiet: dict[str, str]) -> Application:
+    """The one writer: never two at a time, not even during an update."""
+    deployment = serve.deployment(
+        name="ConversationStore",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": quiet}},
+        max_ongoing_requests=2000,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=15,
+    )
+    application: Application = deployment(ConversationStore).bind(
+        settings.database_url.get_secret_value(), settings.log_level
+    )
+    return application
+
+
+def _deployment_name(kind: str, name: str) -> str:
+    """Ray uses the name in paths: only plain characters."""
+    return f"{kind}-" + "".join(char if char.isalnum() or char in "-._" else "_" for char in name)

@@ -1,0 +1,72 @@
+"""Ingress: OpenAI's API over the other deployments. FastAPI, built in the replica (late-bound) around Ray handles."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.handles import RemoteBackend, RemoteStore
+from serve_app.api.admission import Admission
+from serve_app.api.app import create_app
+from serve_app.api.context import Context
+from serve_app.api.directory import Alias, Directory, UpstreamRoute
+from serve_app.api.gate import Gate
+from serve_app.api.ledger import Ledger
+from serve_app.api.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class IngressOptions:
+    """Plain values for the API. ``api_keys`` never show in a repr."""
+
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    behind_haproxy: bool = False
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    caller_key: frozenset[str] = frozenset()
+    limits: Limits = field(default_factory=Limits)
+    log_level: str = "INFO"
+
+
+@serve.ingress()
+class Ingress:
+    """Holds the handles; everything a client sees is ``serve_app.api``."""
+
+    def __init__(
+        self,
+        options: IngressOptions,
+        local: dict[str, DeploymentHandle],
+        upstreams: dict[str, DeploymentHandle],
+        store: DeploymentHandle,
+    ) -> None:
+        logging.getLogger("llm_backend").setLevel(options.log_level)
+        self._options = options
+        self._local = {name: RemoteBackend(handle) for name, handle in local.items()}
+        self._upstreams = {
+            name: UpstreamRoute(RemoteBackend(handle), caller_key=name in options.caller_key)
+            for name, handle in upstreams.items()
+        }
+        self._store = RemoteStore(store)
+
+    def __serve_build_asgi_app__(self) -> Gate:
+        options = self._options
+        context = Context(
+            directory=Directory(self._local, options.aliases, self._upstreams),
+            store=self._store,
+            ledger=Ledger(self._store, f"ingress-{uuid.uuid4().hex[:12]}"),
+            admission=Admission(options.api_keys, behind_proxy=options.behind_haproxy),
+            limits=options.limits,
+            new_id=lambda: uuid.uuid4().hex,
+            clock=time.time,
+        )
+        return create_app(context, own_request_id=False)
+
+    async def pid(self) -> int:
+        """Which process this replica is."""
+        return os.getpid()

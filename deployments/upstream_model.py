@@ -1,0 +1,38 @@
+"""UpstreamModel: one OpenAI-compatible server as a Ray Serve deployment. Its key lives here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+
+from serve_app.protocol import Event, Generate, ModelCard, Relay
+from serve_app.upstream.client import OpenAIUpstream
+
+
+class UpstreamModel:
+    """A thin shell over ``OpenAIUpstream``."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        name: str,
+        api_key: str | None,
+        base_url: str | None,
+        models: tuple[str, ...] | None,
+        log_level: str = "INFO",
+    ) -> None:
+        logging.getLogger("llm_backend").setLevel(log_level)
+        self._upstream = OpenAIUpstream(name, api_key, base_url, models=models)
+
+    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+        events = self._upstream.generate(request)
+        try:
+            async for batch in events:
+                yield batch
+        finally:
+            await events.aclose()
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        return await self._upstream.models()
+
+    async def __del__(self) -> None:
+        await self._upstream.close()

@@ -1,0 +1,93 @@
+"""Server-sent events: JSON -> frames, one frame per write, and exactly one end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import orjson
+from starlette.types import Message, Send
+
+from serve_app import errors
+from serve_app.protocol import Failed
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The server cannot write to this client any more."""
+
+
+def frame(data: bytes) -> bytes:
+    """One event. ``data`` is JSON on one line."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream:
+    """One client's stream. Writes never overlap, whoever makes them.
+
+    ``begun``: the headers are out. ``writing_since_s``: since when a write has been waiting for its client, None when
+    none is; ``wrote_s``: when the last one ended. Both by ``clock``, a monotonic one, in seconds.
+    """
+
+    def __init__(self, send: Send, clock: Callable[[], float]) -> None:
+        self._send = send
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._comment: asyncio.Task[None] | None = None
+        self.begun = False
+        self.writing_since_s: float | None = None
+        self.wrote_s = clock()
+
+    async def begin(self) -> None:
+        self.begun = True
+        await self._put({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+
+    async def write(self, data: bytes) -> None:
+        await self._put({"type": "http.response.body", "body": frame(data), "more_body": True})
+
+    def keep_alive(self) -> None:
+        """Writes a comment, without waiting for it: whoever watches over the stream must not wait for its client."""
+        self._comment = asyncio.create_task(self._remark())
+
+    async def complete(self, last: Sequence[bytes]) -> None:
+        """The good end: the last chunks, then ``[DONE]``."""
+        for data in last:
+            await self.write(data)
+        await self._put({"type": "http.response.body", "body": DONE, "more_body": True})
+        await self._close()
+
+    async def fail(self, failed: Failed) -> None:
+        """The bad end: one error, and nothing that could be taken for a good one."""
+        await self.write(orjson.dumps(errors.envelope(failed)))
+        await self._close()
+
+    def abandon(self) -> None:
+        """Nothing more will be written: lets go of a comment that still waits for its client."""
+        if self._comment is not None:
+            self._comment.cancel()
+
+    async def _remark(self) -> None:
+        with suppress(ClientGone):
+            await self._put({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
+    async def _close(self) -> None:
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _put(self, message: Message) -> None:
+        async with self._lock:
+            self.writing_since_s = self._clock()
+            try:
+                await self._send(message)
+            except OSError as error:
+                raise ClientGone from error
+            self.wrote_s = self._clock()
+            self.writing_since_s = None

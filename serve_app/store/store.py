@@ -1,0 +1,135 @@
+"""``SqlStore``: the ledger over SQLAlchemy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from alembic.util import CommandError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, Store, StoreError
+from serve_app.store import reads, writes
+from serve_app.store.commit import CommitQueue
+from serve_app.store.database import Database, parse, reason
+from serve_app.store.migrations import migrate
+from serve_app.store.rows import Ledger, joined, ledger
+
+_QUEUED_BYTES = 64 << 20
+"""What may wait to be written. As much again may be in the transaction that is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A write other than entries."""
+
+    run: Callable[[AsyncConnection], Awaitable[Any]]
+
+
+Work = Ledger | Operation
+
+
+class SqlStore(Store):
+    """Durable state in one database. Belongs to the event loop that opened it, and may be called concurrently there.
+
+    All writes go through one queue into one transaction at a time; reads see every write that was acknowledged.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """Use ``open``."""
+        self._database = database
+        self._clock = clock
+        self._queue: CommitQueue[Work] = CommitQueue(self._commit, _QUEUED_BYTES)
+        self._hearing_since_s = clock()
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> SqlStore:
+        """Creates what is missing, migrates, checks the settings. ``StoreError``, on one line, when that cannot be."""
+        target, flavour = parse(url)
+        try:
+            await migrate(url)
+        except CommandError:
+            raise StoreError("The store's database was made by a newer version of this program.") from None
+        except Exception as error:
+            raise StoreError(f"The store did not start: {reason(error)}.") from None
+        database = Database(target, flavour)
+        try:
+            await database.verify()
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database, clock)
+
+    async def close(self) -> None:
+        """What was queued is written first."""
+        await self._queue.close()
+        await self._database.close()
+
+    async def write(self, entries: Sequence[Opened | Closed]) -> None:
+        if not entries:
+            return
+        try:
+            work = ledger(entries)
+        except (TypeError, ValueError, RecursionError):
+            raise StoreError("These entries are not JSON.") from None
+        await self._queue.submit(work, work.size())
+
+    async def beat(self, writer: str) -> None:
+        await self._do(lambda connection: writes.hear(connection, [writer], self._clock()))
+
+    async def reap(self, older_than_s: float) -> int:
+        """A store that could not listen, being down or its database, gives every writer the whole time again."""
+        silent_since_s = self._clock() - older_than_s
+        if self._hearing_since_s > silent_since_s:
+            return 0
+        return int(await self._do(lambda connection: writes.reap(connection, silent_since_s)))
+
+    async def completions(self, tenant: str, query: CompletionQuery) -> Page:
+        async with self._database.reading() as connection:
+            return await reads.completions(connection, tenant, query)
+
+    async def completion(self, tenant: str, completion_id: str) -> Json | None:
+        async with self._database.reading() as connection:
+            return await reads.completion(connection, tenant, completion_id)
+
+    async def set_metadata(self, tenant: str, completion_id: str, metadata: Mapping[str, str]) -> Json | None:
+        result: Json | None = await self._do(
+            lambda connection: writes.set_metadata(connection, tenant, completion_id, metadata)
+        )
+        return result
+
+    async def delete_completion(self, tenant: str, completion_id: str) -> bool:
+        return bool(await self._do(lambda connection: writes.delete_turn(connection, tenant, completion_id)))
+
+    async def messages(self, tenant: str, completion_id: str, query: CompletionQuery) -> Page | None:
+        async with self._database.reading() as connection:
+            return await reads.request_messages(connection, tenant, completion_id, query)
+
+    async def check(self) -> None:
+        """By a write: a full disk and a lost lock show in nothing less."""
+        await self.beat("(check)")
+
+    async def _do(self, run: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
+        return await self._queue.submit(Operation(run), 1024)
+
+    async def _commit(self, works: Sequence[Work]) -> list[Any]:
+        """In order; entries that stand next to each other are written as one set of rows."""
+        results: list[Any] = []
+        try:
+            async with self._database.writing() as connection:
+                for _, group in groupby(works, key=type):
+                    results += await self._execute(connection, list(group))
+        except StoreError:
+            self._hearing_since_s = self._clock()
+            raise
+        return results
+
+    async def _execute(self, connection: AsyncConnection, works: list[Work]) -> list[Any]:
+        ledgers = [work for work in works if isinstance(work, Ledger)]
+        if ledgers:
+            await writes.record(connection, joined(ledgers), self._clock())
+        operations = [work for work in works if isinstance(work, Operation)]
+        return [None] * len(ledgers) + [await operation.run(connection) for operation in operations]

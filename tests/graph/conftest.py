@@ -1,0 +1,57 @@
+"""The product as a user starts it: ``llm-backend run`` in a process of its own, with a cloud on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import MODEL_FILE, Graph, answers, free_port, start, start_graph, stop_graph, wait_for
+
+CLOUD_KEY = "sk-cloud-canary-5f1c0de5"
+
+
+@pytest.fixture(scope="session")
+def model_file() -> Path:
+    if not MODEL_FILE.exists():
+        pytest.skip("the default model is missing: make install")
+    return MODEL_FILE
+
+
+@pytest.fixture(scope="session")
+def cloud(model_file: Path) -> Iterator[str]:
+    """Another instance of this project, without Ray, as the cloud. Its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.plain_server", str(port), str(model_file), CLOUD_KEY]
+    process = start(command, {"OMP_WAIT_POLICY": "passive"})
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, f"the cloud\n{process.text}")
+    yield f"http://127.0.0.1:{port}/v1"
+    process.popen.terminate()
+    process.popen.wait(20)
+
+
+def two_models_and_a_cloud(model_file: Path) -> dict[str, object]:
+    """Two local models that load, one that cannot, aliases, and the cloud."""
+    local = {"file": str(model_file), "threads": 1, "slots": 16, "context": 2048}
+    return {
+        "models": {
+            "llama": local,
+            "second/model": {**local, "slots": 4, "context": 512},
+            "broken": {"file": str(model_file.with_name("no-such-file.gguf")), "threads": 1},
+        },
+        "aliases": {"gpt-4": {"model": "llama"}, "gpt-3.5-turbo": {"model": "llama", "only_without_upstream": True}},
+        "upstreams": {"openai": {"api_key_env": "OPENAI_API_KEY"}},
+    }
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory, model_file: Path, cloud: str) -> Iterator[Graph]:
+    folder = tmp_path_factory.mktemp("graph")
+    environment = {"OPENAI_API_KEY": CLOUD_KEY, "OPENAI_BASE_URL": cloud}
+    started = start_graph(folder, two_models_and_a_cloud(model_file), environment)
+    yield started
+    stop_graph(started)
+    shutil.rmtree(folder, ignore_errors=True)
