@@ -116,6 +116,7 @@ class Environment(BaseSettings):
     llm_backend_models: Path = ROOT / "config" / "models.yaml"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     ray_serve_enable_ha_proxy: bool = False
+    ray_serve_haproxy_balance_algorithm: str = ""
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -146,6 +147,8 @@ def load(models_file: Path | None = None) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     keys = environment.llm_backend_api_key
+    if environment.ray_serve_enable_ha_proxy and not keys:
+        _check_forwarding(environment)
     return Settings(
         catalogue=catalogue,
         database_url=SecretStr(_absolute_sqlite(environment.database_url.get_secret_value())),
@@ -155,6 +158,15 @@ def load(models_file: Path | None = None) -> Settings:
         log_level=environment.log_level,
         behind_haproxy=environment.ray_serve_enable_ha_proxy,
     )
+
+
+def _check_forwarding(environment: Environment) -> None:
+    """Without a key only this machine is answered, and only HAProxy knows who asks: it has to say so."""
+    if "option forwardfor" not in environment.ray_serve_haproxy_balance_algorithm:
+        raise SettingsError(
+            "RAY_SERVE_ENABLE_HA_PROXY is on without the forwarded address of config/ray.env: "
+            "load that file (set -a; . config/ray.env; set +a), or set LLM_BACKEND_API_KEY"
+        )
 
 
 def _catalogue(path: Path, environment: Environment) -> Catalogue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from ray.serve.schema import LoggingConfig
 
 from config.settings import Settings
 from deployments.graph import GraphArgs, compose
+from deployments.resources import total_cpus
 
 APP = "llm-backend"
 START_TIMEOUT_S = 300.0
@@ -51,9 +53,13 @@ class LocalRun:
     def start(self, settings: Settings, models_file: Path | None, stop: threading.Event) -> Report:
         """Blocks until the API answers. Raises StartError; ``stop`` set from outside ends the wait."""
         _check_free(self._port)
+        n_cpus = os.cpu_count() or 1
+        wanted = total_cpus(settings.catalogue.models, n_cpus)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         ray.init(
             address="local",
+            # On one machine models that name more threads than there are cores share them; a cluster would wait.
+            num_cpus=max(n_cpus, math.ceil(wanted)),
             include_dashboard=self._dashboard,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -74,7 +80,8 @@ class LocalRun:
         _wait_until_ready(url, stop)
         names = _models(url, key)
         missing = [name for name in settings.catalogue.models if name not in names]
-        return Report(url, names, _complaints(url, key, missing))
+        crowded = [f"The models name {wanted:g} threads, this machine has {n_cpus} cores."] if wanted > n_cpus else []
+        return Report(url, names, crowded + _complaints(url, key, missing))
 
     def stop(self) -> None:
         """End the graph and Ray, and whatever of it would not go by itself."""

@@ -64,3 +64,8 @@ def _memory(model: ModelSettings) -> int:
     except OSError:
         size = 0
     return _OVERHEAD_BYTES + size + int(size * _KV_BYTES_PER_FILE_BYTE * model.n_cells)
+
+
+def total_cpus(models: Mapping[str, ModelSettings], n_cpus: int) -> float:
+    """CPUs that one replica of every model takes together."""
+    return sum(each.num_cpus for each in plan(models, n_cpus).values())

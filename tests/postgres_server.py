@@ -72,7 +72,7 @@ class PostgresServer:
         """A URL of a new database, equal to the template's (a name, or a URL of this server)."""
         self._count += 1
         name = f"test_{self._count}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template.rsplit('/', 1)[-1]} STRATEGY FILE_COPY")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template.rsplit('/', 1)[-1]}")
         return f"postgresql://postgres:correct-horse@127.0.0.1:{self.port}/{name}"
 
     def drop_database(self, url: str) -> None:

@@ -38,8 +38,10 @@ class Process:
     lines: list[str] = field(default_factory=list)
 
     def follow(self) -> None:
-        for line in self.popen.stdout or ():
-            self.lines.append(line.rstrip())
+        assert self.popen.stdout is not None
+        with self.popen.stdout as lines:
+            for line in lines:
+                self.lines.append(line.rstrip())
 
     @property
     def text(self) -> str:
@@ -84,11 +86,13 @@ class Graph:
     database: Path
     started_in_s: float
 
-    def client(self, **options: object) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, **options)  # type: ignore[arg-type]
+    key: str = "unused"
 
-    def async_client(self, **options: object) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, **options)  # type: ignore[arg-type]
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.popen.pid).children(recursive=True)

@@ -174,7 +174,8 @@ class _Run:
 
     async def _watch(self, telling: asyncio.Task[End], leaving: asyncio.Task[None]) -> End:
         while True:
-            patience_s = max(self._due_s() - self._clock(), 0)
+            # Looked at once in every keep-alive at least: what is late may have become so by a write in between.
+            patience_s = min(max(self._due_s() - self._clock(), 0), self._limits.keep_alive_s)
             await asyncio.wait((telling, leaving), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             if telling.done():
                 return telling.result()

@@ -99,7 +99,7 @@ def _choice(merged: Json) -> Json:
     message = {"role": "assistant", "content": None, "refusal": None} | delta
     if "tool_calls" in message:
         calls = [{name: value for name, value in call.items() if name != "index"} for call in message["tool_calls"]]
-        message["tool_calls"] = calls
+        message |= {"tool_calls": calls, "content": message["content"] or None}
     return {
         "index": merged.get("index", 0),
         "message": message,

@@ -90,5 +90,4 @@ def _template(llama: Llama) -> ChatTemplate:
         controls=llama.control_texts,
         bos=llama.written(llama.bos),
         eos=llama.written(llama.eos),
-        mark=f"\ue000{uuid.uuid4().int}",
     )

@@ -2,8 +2,9 @@
 
 A chat template is code from a model file, and messages are text from strangers. The template runs in an immutable
 sandbox without loaders, and is rendered once at load in a process of its own under memory and time limits. Messages
-are *defused* before rendering: everything in them that reads like one of the vocabulary's control tokens is put between
-two random marks; after rendering, marked spots are tokenized as plain text and all else as the template's.
+are *defused* before rendering: a mark, one character that no text has, breaks everything in them that reads like one
+of the vocabulary's control tokens. After rendering, the text falls apart at the marks and each part is tokenized by
+itself: no part holds a control token that the template did not write, whatever the template cut, joined or trimmed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ PROBE_TIMEOUT_S = 10
 _PROBE_MEMORY = 1 << 30
 _PROBE = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
+_MARK = "\ufdd0"
+"""A noncharacter, reserved by Unicode for uses like this. One in a message is lost and does no harm."""
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -47,11 +51,7 @@ class Segment:
 
 
 class ChatTemplate:
-    """One model's template.
-
-    ``controls``: the vocabulary's control tokens as written. ``mark``: unguessable, and without letters, whose case
-    a template may change.
-    """
+    """One model's template. ``controls``: the vocabulary's control tokens as written."""
 
     def __init__(
         self,
@@ -60,18 +60,16 @@ class ChatTemplate:
         controls: Iterable[str],
         bos: str,
         eos: str,
-        mark: str,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         environment = _environment(now)
         self._template = environment.from_string(source)
         self._named = {"bos_token": bos, "eos_token": eos}
-        self._marks = opening, closing = f"{mark}\ue001", f"{mark}\ue002"
-        written = sorted({text for text in controls if len(text) > 1}, key=len, reverse=True)
-        control = "|".join(map(re.escape, written)) or r"(?!)"
-        self._controls = re.compile(control)
-        # A mark that the template cut loose is still a border between two segments.
-        self._marked = re.compile(f"{opening}({control}){closing}|{opening}|{closing}")
+        written = {text for text in controls if len(text) > 1}
+        self._controls = re.compile("|".join(map(re.escape, written)) or r"(?!)")
+        self._first = re.compile("|".join({re.escape(text[0]) for text in written}) or r"(?!)")
+        self._beginnings = frozenset(text[:size] for text in written for size in range(1, len(text)))
+        self._longest = max(map(len, written), default=1)
         self.knows_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
 
     def segments(
@@ -90,19 +88,23 @@ class ChatTemplate:
             raise TemplateError(" ".join(str(error).split())[:200]) from error
         except Exception as error:  # the template is a stranger's program
             raise TemplateError("the messages do not have the form that the model's template expects") from error
-        # Split by a pattern with one group: what the template wrote and what was marked, in turns.
-        return [Segment(part, special=at % 2 == 0) for at, part in enumerate(self._marked.split(text)) if part]
+        return [Segment(part, special=True) for part in text.split(_MARK) if part]
 
     def _defuse(self, value: Any) -> Any:
-        """A copy in which every control token written out stands between two marks."""
+        """A copy in which a mark breaks every control token written out, and half a one at the end of a text."""
         if isinstance(value, str):
-            opening, closing = self._marks
-            return self._controls.sub(lambda found: f"{opening}{found.group()}{closing}", value)
+            text = self._first.sub(self._break, value)
+            half = any(text[-size:] in self._beginnings for size in range(1, self._longest))
+            return text + _MARK if half else text
         if isinstance(value, Mapping):
             return {self._defuse(key): self._defuse(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._defuse(item) for item in value]
         return value
+
+    def _break(self, first: re.Match[str]) -> str:
+        begins = self._controls.match(first.string, first.start())
+        return first.group() + _MARK if begins else first.group()
 
 
 def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
@@ -147,7 +149,7 @@ def probe_child() -> None:
     source = sys.stdin.buffer.read().decode()
     resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (PROBE_TIMEOUT_S, PROBE_TIMEOUT_S))
-    template = ChatTemplate(source, controls=(), bos="", eos="", mark="\ue000")
+    template = ChatTemplate(source, controls=(), bos="", eos="")
     try:
         template.segments(_PROBE)
     except TemplateError:

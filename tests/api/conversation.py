@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.types import Message
 
 from serve_app.api.app import create_app
 from serve_app.api.context import Context
-from serve_app.protocol import Closed, Done, Event, Json, Relayed, Started, Usage
+from serve_app.protocol import Closed, Done, Event, Json, Opened, Relayed, Started, Usage
 from tests.fakes import MemoryStore
 
 CHAT = "/v1/chat/completions"
 HELLO: Json = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}]}
 STARTED = Started(prompt_tokens=7, cached_tokens=3)
+EntryT = TypeVar("EntryT", Opened, Closed)
 DONE = Done(Usage(7, 2, 3))
 
 
@@ -112,13 +113,32 @@ async def asking(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def closed(store: MemoryStore) -> Closed:
-    """The one closing entry, waited for. It was written once."""
-    async with asyncio.timeout(5):
-        while not (found := [entry for batch in store.batches for entry in batch if isinstance(entry, Closed)]):
-            await asyncio.sleep(0.005)
-    (only,) = found
-    return only
+class Books(MemoryStore):
+    """A store whose writes can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = asyncio.Event()
+
+    async def write(self, entries: Sequence[Opened | Closed]) -> None:
+        await super().write(entries)
+        self.written.set()
+
+    async def opened(self) -> Opened:
+        """The one opening entry, waited for."""
+        return await self._only(Opened)
+
+    async def closed(self) -> Closed:
+        """The one closing entry, waited for. It was written once."""
+        return await self._only(Closed)
+
+    async def _only(self, kind: type[EntryT]) -> EntryT:
+        async with asyncio.timeout(5):
+            while not (found := [entry for batch in self.batches for entry in batch if isinstance(entry, kind)]):
+                self.written.clear()
+                await self.written.wait()
+        (only,) = found
+        return only
 
 
 def chunk(text: str | None = None, finish: str | None = None) -> list[Event]:

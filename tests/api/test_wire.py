@@ -125,6 +125,11 @@ def test_null_is_not_sent_and_unknown_fields_are_ignored() -> None:
             "tools[0].function.parameters",
             "string_above_max_length",
         ),
+        (
+            {"functions": [{"name": "f", "parameters": {"enum": list(range(1001))}}]},
+            "functions[0].parameters",
+            "invalid_value",
+        ),
         ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
         ({"tools": [TOOL], "tool_choice": "never"}, "tool_choice", "invalid_value"),
         (

@@ -12,6 +12,6 @@ from tests.model import model_path
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend() -> AsyncIterator[LocalBackend]:
     """The real model, loaded once. Tests that use it run on the session's event loop."""
-    made = load(LocalModelOptions("llama", model_path(), n_context=1024, n_cells=8192, n_threads=2))
+    made = load(LocalModelOptions("llama", model_path(), n_context=512, n_cells=8192, n_threads=2))
     yield made
     await made.close()

@@ -60,17 +60,17 @@ async def test_a_stop_string_across_tokens_cuts_the_text_before_it(backend: Loca
 
 
 async def test_an_answer_without_limit_ends_where_the_context_does(backend: LocalBackend) -> None:
-    answer = await ask(backend, request(Text((19,) * 1000), n=None, ignore_eos=True))
+    answer = await ask(backend, request(Text((19,) * 500), n=None, ignore_eos=True))
     assert answer.finish() == "length"
-    assert answer.usage.completion_tokens == 1024 - 1000
+    assert answer.usage.completion_tokens == 512 - 500
 
 
 async def test_a_prompt_that_leaves_no_room_is_refused(backend: LocalBackend) -> None:
-    for prompt in (Text((19,) * 1024), "word " * 100_000):
+    for prompt in (Text((19,) * 512), "word " * 100_000):
         answer = await ask(backend, request(prompt, n=1))
         assert isinstance(answer.end, Failed)
         assert answer.end.code is FailureCode.CONTEXT_LENGTH
-        assert "1024 tokens" in answer.end.message
+        assert "512 tokens" in answer.end.message
 
 
 @pytest.mark.parametrize("tokens", [(), (-1,), (49152,), (2**40,)])

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from serve_app.api.wire.shape import Shape, limits_of, unsupported, wrong
 from serve_app.protocol import Json
 
-_MAX_SCHEMA_DEPTH = 16
 _MAX_PROPERTIES = 512
 _MAX_ENUM_VALUES = 1000
 _MAX_ALL_SCHEMAS_BYTES = 256 * 1024
@@ -20,16 +19,15 @@ def _bounded(schema: Json, info: ValidationInfo) -> Json:
     """A JSON schema small enough to compile; what it means is the engine's to judge."""
     if len(orjson.dumps(schema)) > (most := limits_of(info).max_tool_schema_bytes):
         raise wrong(f"must be at most {most} bytes of JSON", "string_above_max_length")
-    properties, values, depth = 0, 0, 0
+    properties, values = 0, 0
     level: list[Any] = [schema]
     while level:
-        depth += 1
         objects = [node for node in level if isinstance(node, dict)]
         properties += sum(len(found) for node in objects if isinstance(found := node.get("properties"), dict))
         values += sum(len(found) for node in objects if isinstance(found := node.get("enum"), list))
         level = [inner for node in level for inner in _members(node) if isinstance(inner, dict | list)]
-    if properties > _MAX_PROPERTIES or values > _MAX_ENUM_VALUES or depth > 2 * _MAX_SCHEMA_DEPTH:
-        raise wrong(f"is too large: {_MAX_PROPERTIES} properties, {_MAX_ENUM_VALUES} enum values, or nesting")
+    if properties > _MAX_PROPERTIES or values > _MAX_ENUM_VALUES:
+        raise wrong(f"must have at most {_MAX_PROPERTIES} properties and {_MAX_ENUM_VALUES} enum values")
     return schema
 
 

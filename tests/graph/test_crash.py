@@ -1,0 +1,177 @@
+"""kill -9 at each place of the graph: what breaks is said, what was promised is kept, and it heals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.running import Graph, start_graph, stop_graph, wait_for
+
+pytestmark = pytest.mark.graph
+
+KEY = "sk-test-key-of-ours-0123456789"
+STREAMS = 16
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Graph]:
+    """Two replicas of one model, behind a key, with no cloud."""
+    model = {"file": str(model_file), "threads": 1, "slots": 16, "replicas": {"min": 2, "max": 2}}
+    models = {"models": {"llama": model}, "aliases": {}, "upstreams": {}}
+    graph = start_graph(tmp_path_factory.mktemp("pair"), models, {"LLM_BACKEND_API_KEY": KEY})
+    graph.key = KEY
+    yield graph
+    assert stop_graph(graph) == []
+
+
+@dataclass
+class Ending:
+    """How a stream ended for its client."""
+
+    text: str = ""
+    finish: str | None = None
+    error: str | None = None
+
+
+async def read(graph: Graph, client: openai.AsyncOpenAI, number: int, started: asyncio.Queue[int]) -> Ending:
+    ending = Ending()
+    try:
+        stream = await client.chat.completions.create(
+            model="llama",
+            messages=[{"role": "user", "content": f"Tell a story about the number {number}."}],
+            max_tokens=120,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        async for chunk in stream:
+            if not ending.text and chunk.choices[0].delta.content:
+                started.put_nowait(number)
+            ending.text += chunk.choices[0].delta.content or ""
+            ending.finish = chunk.choices[0].finish_reason or ending.finish
+    except openai.APIStatusError as error:
+        ending.error = f"status {error.status_code}"
+    except openai.APIConnectionError:
+        ending.error = "connection"
+    except openai.APIError as error:
+        ending.error = str(error.code)
+    return ending
+
+
+async def crowd(graph: Graph, victim: str) -> list[Ending]:
+    """16 streams; when all of them talk, one replica of ``victim`` is killed."""
+    started: asyncio.Queue[int] = asyncio.Queue()
+    async with graph.async_client() as client:
+        tasks = [asyncio.create_task(read(graph, client, number, started)) for number in range(STREAMS)]
+        async with asyncio.timeout(60):
+            for _ in range(STREAMS):
+                await started.get()
+        graph.replicas(victim)[0].send_signal(signal.SIGKILL)
+        return await asyncio.gather(*tasks)
+
+
+async def undisturbed(graph: Graph, numbers: list[int]) -> AsyncIterator[tuple[int, str]]:
+    started: asyncio.Queue[int] = asyncio.Queue()
+    async with graph.async_client() as client:
+        for ending, number in zip(
+            await asyncio.gather(*(read(graph, client, number, started) for number in numbers)), numbers, strict=True
+        ):
+            yield number, ending.text
+
+
+def ask(graph: Graph, **options: object) -> str:
+    reply = graph.client().chat.completions.create(
+        model="llama", messages=[{"role": "user", "content": "Hi"}], max_tokens=4, **options
+    )
+    return str(reply.choices[0].message.content)
+
+
+def test_a_wrong_key_and_no_key_are_refused(pair: Graph) -> None:
+    for headers in ({"Authorization": "Bearer sk-wrong"}, {}):
+        answer = httpx.get(f"{pair.url}/v1/models", headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert httpx.get(f"{pair.url}/v1/models", headers={"api-key": KEY}).status_code == 200
+    assert httpx.get(f"{pair.url}/health").status_code == 200
+
+
+def test_a_killed_engine_ends_its_streams_with_one_error_event_and_is_back_within_10_s(pair: Graph) -> None:
+    wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 60, "two replicas")
+    endings = asyncio.run(crowd(pair, "LocalModel"))
+    killed_at = time.monotonic()
+    lost = [ending for ending in endings if ending.error]
+    finished = [ending for ending in endings if not ending.error]
+    assert lost, "the killed replica had streams"
+    assert finished, "the other replica had streams"
+    assert {ending.error for ending in lost} == {"engine_lost"}
+    assert all(ending.finish is None for ending in lost)
+    assert all(ending.finish == "length" for ending in finished)
+    for _ in range(5):
+        assert ask(pair) is not None
+    wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 10 - (time.monotonic() - killed_at), "the replica is back")
+
+
+def test_a_killed_store_loses_no_acknowledged_turn_and_unstored_traffic_goes_on(pair: Graph) -> None:
+    kept = [
+        pair.client()
+        .chat.completions.create(
+            model="llama", messages=[{"role": "user", "content": f"Turn {n}"}], max_tokens=2, store=True
+        )
+        .id
+        for n in range(5)
+    ]
+    pair.replicas("ConversationStore")[0].send_signal(signal.SIGKILL)
+    assert ask(pair) is not None
+
+    def readable() -> bool:
+        paths = [f"{pair.url}/v1/chat/completions/{each}" for each in kept]
+        statuses = {httpx.get(path, headers={"api-key": KEY}).status_code for path in paths}
+        assert statuses <= {200, 503}
+        return statuses == {200}
+
+    wait_for(readable, 30, "every acknowledged turn is readable again")
+
+
+def incomplete(graph: Graph) -> int:
+    with sqlite3.connect(f"file:{graph.database}?mode=ro", uri=True) as database:
+        (count,) = database.execute("select count(*) from usage where status = 'incomplete'").fetchone()
+    return int(count)
+
+
+def test_a_killed_ingress_never_ends_a_stream_cleanly_and_its_requests_become_incomplete(pair: Graph) -> None:
+    before = incomplete(pair)
+    endings = asyncio.run(crowd(pair, "Ingress"))
+    cut = [ending for ending in endings if ending.error == "connection"]
+    assert len(cut) == len([ending for ending in endings if ending.finish is None])
+    assert cut
+
+    def serving() -> bool:
+        try:
+            return bool(ask(pair) is not None)
+        except openai.APIError:
+            return False
+
+    wait_for(serving, 30, "a new ingress answers")
+    wait_for(lambda: incomplete(pair) >= before + len(cut), 45, "the cut requests are incomplete")
+
+
+def test_ctrl_c_ends_everything_it_started(tmp_path: Path, model_file: Path) -> None:
+    model = {"file": str(model_file), "threads": 1}
+    graph = start_graph(tmp_path, {"models": {"llama": model}}, {})
+    family = graph.processes()
+    assert len(family) > 5
+    began = time.monotonic()
+    assert stop_graph(graph) == []
+    assert graph.process.popen.returncode == 0
+    assert time.monotonic() - began < 20
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
