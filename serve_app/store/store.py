@@ -74,7 +74,7 @@ class SqlStore(Store):
         try:
             work = ledger(entries)
         except (TypeError, ValueError, RecursionError):
-            raise StoreError("These entries are not JSON.") from None
+            raise ValueError("entries that are not JSON cannot be written, now or later") from None
         await self._queue.submit(work, work.size())
 
     async def beat(self, writer: str) -> None:

@@ -1,0 +1,56 @@
+"""The vocabulary of the house: every value that crosses a process, a thread or a room.
+
+Values only: frozen, slotted, no behaviour beyond their own arithmetic, and no imports from the rest of the project.
+A stream of events is ``Started``, then any number of ``Delta`` or ``Relayed``, then exactly one of ``Done`` or
+``Failed``: from every backend, always. Events travel in lists (what was ready at the same moment); an empty list
+says "alive, nothing to tell yet" and is how a backend that waits or computes keeps its stream from being cut.
+"""
+
+from serve_app.protocol.events import (
+    Backend,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    ModelCard,
+    Relayed,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
+from serve_app.protocol.requests import Chat, Constraint, Generate, Relay, Sampling, Text
+from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order
+
+__all__ = [
+    "Backend",
+    "Chat",
+    "Closed",
+    "CompletionQuery",
+    "Constraint",
+    "CursorNotFound",
+    "Delta",
+    "Done",
+    "Event",
+    "Failed",
+    "FailureCode",
+    "Finish",
+    "Generate",
+    "Json",
+    "ModelCard",
+    "Opened",
+    "Order",
+    "Page",
+    "Relay",
+    "Relayed",
+    "Sampling",
+    "Started",
+    "Store",
+    "StoreError",
+    "Text",
+    "TokenLogprob",
+    "ToolCallDelta",
+    "Turn",
+    "Usage",
+]
