@@ -75,6 +75,10 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template.rsplit('/', 1)[-1]}")
         return f"postgresql://postgres:correct-horse@127.0.0.1:{self.port}/{name}"
 
+    def drop_database(self, url: str) -> None:
+        """Soon, not at the end: a hundred databases take a minute to delete."""
+        self.execute(f"DROP DATABASE {url.rsplit('/', 1)[-1]} WITH (FORCE)")
+
     def execute(self, statement: str) -> None:
         with psycopg.connect(f"postgresql://postgres@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
             connection.execute(statement)

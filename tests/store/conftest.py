@@ -33,8 +33,10 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer, postgres_template: str) -> str:
-    return postgres.create_database(postgres_template)
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    url = postgres.create_database(postgres_template)
+    yield url
+    postgres.drop_database(url)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
