@@ -5,8 +5,7 @@ client ── HAProxy ──> Ingress ──> LocalModel (one per GGUF model)
                          └──────> ConversationStore (one replica: the only writer)
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: Serve reads the type of build's argument, and would find a string.
 import os
 from pathlib import Path
 

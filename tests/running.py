@@ -108,8 +108,10 @@ class Graph:
         return found
 
 
-def ray_environment(folder: Path) -> dict[str, str]:
+def ray_environment() -> dict[str, str]:
     """Ports and files of its own, so that a server that already runs on this machine is not disturbed."""
+    folder = Path("/tmp") / f"llmb-{os.getpid()}-{free_port()}"  # a Unix socket's path must be short
+    folder.mkdir()
     return {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
@@ -125,10 +127,8 @@ def start_graph(folder: Path, models: dict[str, object], environment: dict[str, 
     """``llm-backend run`` with these models; ready on return."""
     models_file = folder / "models.yaml"
     models_file.write_text(yaml.safe_dump(models))
-    short = Path("/tmp") / f"llmb-{os.getpid()}-{free_port()}"  # a Unix socket's path must be short
-    short.mkdir()
     port, database = free_port(), folder / "graph.db"
-    environment = {**ray_environment(short), "DATABASE_URL": f"sqlite:///{database}", **environment}
+    environment = {**ray_environment(), "DATABASE_URL": f"sqlite:///{database}", **environment}
     command = [sys.executable, "-m", "deployments.cli", "run", "--port", str(port), "--models-file", str(models_file)]
     began = time.monotonic()
     process = start(command, environment)

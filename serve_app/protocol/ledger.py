@@ -86,7 +86,10 @@ class Store(Protocol):
     """Durable state. Every method raises ``StoreError`` when the database cannot answer; reads never cross tenants."""
 
     async def write(self, entries: Sequence[Opened | Closed]) -> None:
-        """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens."""
+        """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.
+
+        Raises ``ValueError`` for entries that can never be written (what is not JSON).
+        """
         ...
 
     async def beat(self, writer: str) -> None:

@@ -58,6 +58,18 @@ def _refuses_poison(plan: object) -> Decoded:
     return Decoded.INVALID if any(POISON in tokens for tokens in chunks) else Decoded.OK
 
 
+def test_a_job_that_cannot_be_set_up_fails_alone() -> None:
+    def no_mask() -> None:
+        raise OSError("no grammar")
+
+    with Running(FakeLlama()) as running:
+        (bad, heard), good = job([1], [2], n=2), job([3], n=2)
+        bad.mask = no_mask  # type: ignore[assignment]
+        running.finish((bad, heard), good)
+        assert code(heard.end) is FailureCode.INTERNAL
+        assert good[1].text() == words(continuation([3], 2))
+
+
 def test_a_refused_job_with_many_choices_fails_once() -> None:
     with Running(FakeLlama(outcome=_refuses_poison)) as running:
         bad, good = running.finish(job([POISON], [POISON, 1], n=2, choices=2), job([1], n=2))

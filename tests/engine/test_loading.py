@@ -70,11 +70,6 @@ async def test_a_file_that_is_no_model_is_refused_in_one_line_without_its_path(m
     assert str(tmp_path) not in str(caught.value)
 
 
-async def test_a_context_too_large_for_the_machine_is_refused() -> None:
-    with pytest.raises(ModelLoadError):
-        load(LocalModelOptions("m", model_path(), n_cells=2**30))
-
-
 async def test_a_model_with_a_hostile_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "probe", lambda source: "its chat template is broken")
     with pytest.raises(ModelLoadError, match="template"):

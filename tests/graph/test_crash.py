@@ -6,13 +6,12 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from tests.running import Graph, start_graph, stop_graph, wait_for
@@ -78,15 +77,6 @@ async def crowd(graph: Graph, victim: str) -> list[Ending]:
                 await started.get()
         graph.replicas(victim)[0].send_signal(signal.SIGKILL)
         return await asyncio.gather(*tasks)
-
-
-async def undisturbed(graph: Graph, numbers: list[int]) -> AsyncIterator[tuple[int, str]]:
-    started: asyncio.Queue[int] = asyncio.Queue()
-    async with graph.async_client() as client:
-        for ending, number in zip(
-            await asyncio.gather(*(read(graph, client, number, started) for number in numbers)), numbers, strict=True
-        ):
-            yield number, ending.text
 
 
 def ask(graph: Graph, **options: object) -> str:
@@ -163,15 +153,3 @@ def test_a_killed_ingress_never_ends_a_stream_cleanly_and_its_requests_become_in
 
     wait_for(serving, 30, "a new ingress answers")
     wait_for(lambda: incomplete(pair) >= before + len(cut), 45, "the cut requests are incomplete")
-
-
-def test_ctrl_c_ends_everything_it_started(tmp_path: Path, model_file: Path) -> None:
-    model = {"file": str(model_file), "threads": 1}
-    graph = start_graph(tmp_path, {"models": {"llama": model}}, {})
-    family = graph.processes()
-    assert len(family) > 5
-    began = time.monotonic()
-    assert stop_graph(graph) == []
-    assert graph.process.popen.returncode == 0
-    assert time.monotonic() - began < 20
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

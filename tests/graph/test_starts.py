@@ -1,0 +1,74 @@
+"""Every way to start and to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from tests.running import ROOT, answers, free_port, ray_environment, start, start_graph, stop_graph, wait_for
+
+pytestmark = pytest.mark.graph
+
+
+def test_ctrl_c_ends_everything_it_started(tmp_path: Path, model_file: Path) -> None:
+    graph = start_graph(tmp_path, {"models": {"llama": {"file": str(model_file), "threads": 1}}}, {})
+    family = graph.processes()
+    assert len(family) > 5
+    began = time.monotonic()
+    assert stop_graph(graph) == []
+    assert graph.process.popen.returncode == 0
+    assert time.monotonic() - began < 20
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert graph.started_in_s < 20, "a second start"
+
+
+def test_serve_run_serves_the_config_file(tmp_path: Path, model_file: Path) -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port = free_port()
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    environment = {name: value or "" for name, value in dotenv_values(ROOT / "config" / "ray.env").items()}
+    environment |= ray_environment() | {"DATABASE_URL": f"sqlite:///{tmp_path}/serve.db"}
+    process = start([str(Path(sys.executable).with_name("serve")), "run", str(tmp_path / "serve.yaml")], environment)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ready"), 60, f"the graph\n{process.text}")
+        body = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        reply = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=30)
+        assert reply.json()["choices"][0]["message"]["content"]
+    finally:
+        process.popen.send_signal(signal.SIGINT)
+        process.popen.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"LLAMA_CONTEXT_SIZE": "many"}, "llama_context_size"),
+        ({"LOG_LEVEL": "loud"}, "log_level"),
+        ({"LLM_BACKEND_MODELS": "/no/such/models.yaml"}, "models.yaml"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(environment: dict[str, str], complaint: str) -> None:
+    process = start([sys.executable, "-m", "deployments.cli", "run"], environment)
+    assert process.popen.wait(30) == 1
+    wait_for(lambda: complaint in process.text.lower(), 5, "the complaint")
+    assert "Traceback" not in process.text
+
+
+def test_a_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = start([sys.executable, "-m", "deployments.cli", "run", "--port", str(port)], {})
+        assert process.popen.wait(60) == 1
+        wait_for(lambda: f"Port {port} is taken" in process.text, 5, "the complaint")
+        assert "Traceback" not in process.text
