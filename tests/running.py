@@ -151,7 +151,8 @@ def stop_graph(graph: Graph) -> list[psutil.Process]:
     """Ctrl-C; returns the processes that were left behind, after ending them."""
     popen = graph.process.popen
     family = graph.processes() if popen.poll() is None else []
-    popen.send_signal(signal.SIGINT)
+    if popen.poll() is None:
+        os.killpg(popen.pid, signal.SIGINT)  # as a terminal does: to the whole group
     with contextlib.suppress(subprocess.TimeoutExpired):
         popen.wait(30)
     left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

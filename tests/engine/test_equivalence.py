@@ -59,7 +59,7 @@ async def test_batched_and_cached_equal_alone_and_cold_whoever_leaves(backend: L
     assert backend.engine.stats().n_cached_tokens > 0
 
 
-def test_what_others_hold_in_the_memory_never_changes_a_bit() -> None:
+async def test_what_others_hold_in_the_memory_never_changes_a_bit() -> None:
     """The same cells are taken in both runs; only what stands in the others' differs."""
     llama = Llama(LlamaOptions(model_path(), n_cells=1024, n_slots=3, n_batch=64, n_threads=2))
     tokens = llama.tokenize("The capital of France is Paris. The capital of Italy is", special=False)
