@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from serve_app.engine.engine import Engine, EngineOptions, Outbox
+from serve_app.engine.engine import Engine, Outbox
+from serve_app.engine.figures import EngineOptions
 from serve_app.engine.generation import Job
 from serve_app.engine.grammar import GrammarError, Grammars
 from serve_app.engine.llama import Llama

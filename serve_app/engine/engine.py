@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from serve_app.engine.figures import EngineOptions, EngineStats
 from serve_app.engine.generation import Generation, Job
+from serve_app.engine.inbox import Inbox, Message
 from serve_app.engine.llama import Decoded, Llama
 from serve_app.engine.scheduler import Plan, Scheduler
 from serve_app.engine.sequence import Chunk, Sequence, Status
@@ -23,29 +23,6 @@ Outbox = list[tuple[Job, list[Event]]]
 
 class EngineLost(Exception):
     """llama.cpp is in an unknown state; the process must be replaced."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """``n_prefill``: most prompt tokens in a step that streams wait for; ``n_queue``: most waiting sequences."""
-
-    n_slots: int = 16
-    n_prefill: int = 128
-    n_queue: int = 256
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot. Totals are since the start; ``step_s`` is the time all steps took."""
-
-    n_running: int
-    n_waiting: int
-    n_busy_slots: int
-    n_steps: int
-    n_prompt_tokens: int
-    n_generated_tokens: int
-    n_cached_tokens: int
-    step_s: float
 
 
 class Engine:
@@ -73,23 +50,16 @@ class Engine:
         self._clock = clock
         self._slots = SlotPool(options.n_slots, reuse=llama.can_reuse)
         self._scheduler = Scheduler(
-            self._slots,
-            n_batch=llama.n_batch,
-            n_prefill=options.n_prefill,
-            n_rows=llama.n_rows,
-            n_cells=llama.n_cells,
+            self._slots, n_batch=llama.n_batch, n_prefill=options.n_prefill, n_rows=llama.n_rows, n_cells=llama.n_cells
         )
-        self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._jobs: dict[int, Job] = {}
         self._of: dict[int, Generation] = {}
         self._outbox: dict[int, tuple[Job, list[Event]]] = {}
-        self._n_submitted = 0
         self._n_steps = self._n_prompt = self._n_generated = self._n_cached = 0
         self._step_s = 0.0
         self._busy_since: float | None = None
         self._closing = False
-        self._door = threading.Lock()
-        self._ended: Failed | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # --- any thread
@@ -99,20 +69,17 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Hand a job over. Once the engine has ended it fails at once, published on the caller's thread."""
-        with self._door:
-            ended = self._ended
-            if ended is None:
-                self._inbox.put(("submit", job))
-        if ended is not None:
-            self._publish([(job, [ended])])
+        refusal = self._inbox.submit(job)
+        if refusal is not None:
+            self._publish([(job, [refusal])])
 
     def cancel(self, job: Job) -> None:
         """Applied between two steps; the job's slots are free after at most one step. Late or repeated: no effect."""
-        self._inbox.put(("cancel", job))
+        self._inbox.cancel(job)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread and free the model. Jobs still running fail with ``server_shutting_down``."""
-        self._inbox.put(("close", None))
+        self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -122,7 +89,7 @@ class Engine:
 
     @property
     def is_full(self) -> bool:
-        return self._scheduler.n_waiting + self._inbox.qsize() >= self._options.n_queue
+        return self._scheduler.n_waiting + self._inbox.size >= self._options.n_queue
 
     def stalled_for(self) -> float:
         """Seconds that the current step has been running; 0 between steps and while idle."""
@@ -151,7 +118,7 @@ class Engine:
                 self._flush()
                 if not worked and not self._closing:
                     self._busy_since = None
-                    self._take(self._inbox.get())
+                    self._take(self._inbox.wait())
             self._fail_all(FailureCode.SHUTTING_DOWN, "The server is shutting down.")
         except BaseException:
             _log.exception("the engine thread died")
@@ -170,7 +137,8 @@ class Engine:
 
     def step(self) -> bool:
         """Let every sequence catch up by what one batch holds. False: there was nothing to do."""
-        self._take_inbox()
+        for message in self._inbox.drain():
+            self._take(message)
         for sequence, lease in self._scheduler.admit():
             self._start(sequence, lease)
         plan = self._scheduler.plan()
@@ -192,14 +160,7 @@ class Engine:
 
     # inbox
 
-    def _take_inbox(self) -> None:
-        while True:
-            try:
-                self._take(self._inbox.get_nowait())
-            except queue.Empty:
-                return
-
-    def _take(self, message: tuple[str, Job | None]) -> None:
+    def _take(self, message: Message) -> None:
         match message:
             case ("submit", Job() as job):
                 self._admit(job)
@@ -319,22 +280,16 @@ class Engine:
         self._abandon(job)
         self._emit(job, Failed(code, message, usage=usage))
 
-    def _fail_all(self, code: FailureCode, message: str) -> None:
-        with self._door:
-            self._ended = Failed(code, message)
-        self._take_waiting()
-        for job in list(self._jobs.values()):
-            self._fail(job, code, message)
-        self._flush()
-
-    def _take_waiting(self) -> None:
-        """Jobs that were handed in but never opened must end too."""
-        while not self._inbox.empty():
-            match self._inbox.get():
+    def _fail_all(self, code: FailureCode, text: str) -> None:
+        for message in self._inbox.shut(Failed(code, text)):
+            match message:
                 case ("submit", Job() as job):
-                    self._jobs[id(job)] = job
+                    self._jobs[id(job)] = job  # handed in but never opened: it must end too
                 case ("cancel", Job() as job):
                     self._abandon(job)
+        for job in list(self._jobs.values()):
+            self._fail(job, code, text)
+        self._flush()
 
     def _emit(self, job: Job, event: Started | Delta | Done | Failed) -> None:
         self._outbox.setdefault(id(job), (job, []))[1].append(event)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from serve_app.engine.engine import Engine, EngineOptions, Outbox
+from serve_app.engine.engine import Engine, Outbox
+from serve_app.engine.figures import EngineOptions
 from serve_app.engine.generation import Job
 from serve_app.protocol import Delta, Done, Event, Failed, Sampling, Started
 from tests.engine.fake_llama import FakeLlama

@@ -29,7 +29,7 @@ async def test_the_end_token_ends_with_stop_and_is_not_text(backend: LocalBacken
 
 
 async def test_a_seed_reproduces_and_another_does_not() -> None:
-    """In a memory of its own: in a crowded one rounding differs by the place of the cells, and a draw may fall apart."""
+    """In a memory of its own: in a crowded one rounding differs by the place of the cells, and so may a draw."""
     quiet = load(LocalModelOptions("quiet", model_path(), n_context=256, n_cells=256, n_threads=2))
     for seed in (7, 2**32 - 1, -1):
         wanted = {"n": 10, "temperature": 1.5, "tenant": f"{seed}"}
