@@ -155,7 +155,8 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         console.status("starting the servers …") as status,
-        bare_upstream() as bare,ours(Path(folder), told.threads, bare) as graph,
+        bare_upstream() as bare,
+        ours(Path(folder), told.threads, bare) as graph,
         llama_cpp_server(told.threads, told.peer_policy) as theirs,
     ):
         mine = f"{graph.url}/v1"

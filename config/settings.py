@@ -111,7 +111,8 @@ class Environment(BaseSettings):
     llama_model_file: Path | None = None
     llama_context_size: int | None = Field(None, ge=64)
     openai_base_url: str | None = None
-    database_url: SecretStr = SecretStr("sqlite:///data/llm-backend.db")
+    database_url: SecretStr | None = None
+    llm_backend_data_dir: Path = ROOT / "data"
     llm_backend_api_key: SecretStr | None = None
     llm_backend_models: Path = ROOT / "config" / "models.yaml"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -128,6 +129,7 @@ class Settings(_Strict):
     """What the graph is built from. Relative paths have become absolute."""
 
     catalogue: Catalogue
+    data_dir: Path
     database_url: SecretStr
     api_keys: tuple[SecretStr, ...]
     log_level: str
@@ -146,12 +148,13 @@ def load(models_file: Path | None = None) -> Settings:
         catalogue = _catalogue(models_file or environment.llm_backend_models, environment)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
-    keys = environment.llm_backend_api_key
+    keys, url, data_dir = environment.llm_backend_api_key, environment.database_url, environment.llm_backend_data_dir
     if environment.ray_serve_enable_ha_proxy and not keys:
         _check_forwarding(environment)
     return Settings(
         catalogue=catalogue,
-        database_url=SecretStr(_absolute_sqlite(environment.database_url.get_secret_value())),
+        data_dir=data_dir,
+        database_url=SecretStr(_absolute_sqlite(url.get_secret_value())) if url else _default_database(data_dir),
         api_keys=tuple(SecretStr(key.strip()) for key in keys.get_secret_value().split(",") if key.strip())
         if keys
         else (),
@@ -195,6 +198,10 @@ def _with_key(name: str, upstream: UpstreamSettings, environment: Environment) -
     if name == _OPENAI and environment.openai_base_url:
         changes["base_url"] = environment.openai_base_url
     return upstream.model_copy(update=changes)
+
+
+def _default_database(data_dir: Path) -> SecretStr:
+    return SecretStr(f"sqlite:///{data_dir.resolve()}/llm-backend.db")
 
 
 def _absolute_sqlite(url: str) -> str:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -20,6 +21,9 @@ from serve_app.api.directory import Alias, Directory, UpstreamRoute
 from serve_app.api.gate import Gate
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
+from serve_app.api.spool import Spool
+
+_log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class IngressOptions:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     caller_key: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    spool_folder: str = ""
     log_level: str = "INFO"
 
 
@@ -56,10 +61,11 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Gate:
         options = self._options
+        writer = f"ingress-{uuid.uuid4().hex[:12]}"
         context = Context(
             directory=Directory(self._local, options.aliases, self._upstreams),
             store=self._store,
-            ledger=Ledger(self._store, f"ingress-{uuid.uuid4().hex[:12]}"),
+            ledger=Ledger(self._store, writer, spool=_spool(options.spool_folder, writer)),
             admission=Admission(options.api_keys, behind_proxy=options.behind_haproxy),
             limits=options.limits,
             new_id=lambda: uuid.uuid4().hex,
@@ -70,3 +76,12 @@ class Ingress:
     async def pid(self) -> int:
         """Which process this replica is."""
         return os.getpid()
+
+
+def _spool(folder: str, writer: str) -> Spool | None:
+    """The journal on this node's disk; without a disk that can be written, requests wait for the database instead."""
+    try:
+        return Spool(Path(folder), writer) if folder else None
+    except OSError:
+        _log.warning("The spool folder cannot be written: the end of each request waits for the database.")
+        return None

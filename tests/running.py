@@ -129,6 +129,7 @@ def start_graph(folder: Path, models: dict[str, object], environment: dict[str, 
     models_file.write_text(yaml.safe_dump(models))
     port, database = free_port(), folder / "graph.db"
     environment = {**ray_environment(), "DATABASE_URL": f"sqlite:///{database}", **environment}
+    environment.setdefault("LLM_BACKEND_DATA_DIR", str(folder))
     command = [sys.executable, "-m", "deployments.cli", "run", "--port", str(port), "--models-file", str(models_file)]
     began = time.monotonic()
     process = start(command, environment)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,7 +53,7 @@ def no_such_model(model: str) -> RequestError:
 
 
 class Directory:
-    """Fixed at construction; what the backends can answer for is asked of them each time (they cache)."""
+    """Fixed at construction. What the upstreams list is remembered for ``remember_s``: no call per request for it."""
 
     def __init__(
         self,
@@ -61,6 +62,8 @@ class Directory:
         upstreams: Mapping[str, UpstreamRoute],
         *,
         list_timeout_s: float = 3.0,
+        remember_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for name, alias in aliases.items():
             if alias.target not in local:
@@ -71,6 +74,9 @@ class Directory:
             name: alias.target for name, alias in aliases.items() if not (alias.only_without_upstream and upstreams)
         }
         self._list_timeout_s = list_timeout_s
+        self._remember_s = remember_s
+        self._clock = clock
+        self._remembered: dict[str, tuple[float, frozenset[str]]] = {}
 
     async def resolve(self, model: str) -> Target:
         """The backend for a model id; raises ``RequestError`` when there is none."""
@@ -93,14 +99,22 @@ class Directory:
 
     async def _upstream(self, model: str) -> Target:
         silent: UpstreamRoute | None = None
-        for route in self._upstreams.values():
-            cards = await self._cards(route.backend)
-            if any(card.id == model for card in cards):
+        for name, route in self._upstreams.items():
+            ids = await self._ids(name, model)
+            if model in ids:
                 return _by_upstream(route, model)
-            silent = silent or (None if cards else route)
+            silent = silent or (None if ids else route)
         if silent is not None:
             return _by_upstream(silent, model)
         raise no_such_model(model)
+
+    async def _ids(self, name: str, model: str) -> frozenset[str]:
+        """What an upstream lists; asked again when that was long ago, or does not hold what is looked for."""
+        asked_s, ids = self._remembered.get(name, (float("-inf"), frozenset()))
+        if model not in ids or self._clock() - asked_s >= self._remember_s:
+            ids = frozenset(card.id for card in await self._cards(self._upstreams[name].backend))
+            self._remembered[name] = (self._clock(), ids)
+        return ids
 
     async def _local_cards(self) -> dict[str, ModelCard]:
         found = await asyncio.gather(*(self._cards(backend) for backend in self._local.values()))

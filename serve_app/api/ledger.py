@@ -1,7 +1,8 @@
 """What happened, on its way to the store: one writer per ingress, many requests per commit.
 
-Nothing here waits for the database except the two callers that asked for it. While the store cannot answer, what is
-pending stays pending, in order, and is tried again; a stored request is refused, any other is served all the same.
+Nothing here waits for the database except the two callers that asked for it: other requests' entries go to the spool,
+which survives this process, and to the store a moment later. While the store cannot answer, what is pending stays
+pending, in order, and is tried again; a stored request is refused, any other is served all the same.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import islice
 from typing import Literal
 
+from serve_app.api.pending import Item, Rhythm, durable
+from serve_app.api.spool import Spool
 from serve_app.errors import RequestError
 from serve_app.protocol import Closed, FailureCode, Opened, Store, StoreError, Usage
 
@@ -22,36 +25,6 @@ _BATCH = 256
 _PATIENCE_S = 0.25
 _DROP_LOG_S = 60.0
 _UNAVAILABLE = "The request asked to be stored, and storage is not available now. Try again, or send `store: false`."
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """How often the background work happens, how soon a failed write is tried again, how long a call may take."""
-
-    beat_s: float = 5.0
-    reap_s: float = 10.0
-    reap_older_than_s: float = 20.0
-    first_retry_s: float = 0.05
-    last_retry_s: float = 1.0
-    call_s: float = 10.0
-    stop_s: float = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """``stored`` resolves once: True when durable, False when the store rejects the entry. ``since_s``: loop time.
-
-    ``tried``: it was sent to the store at least once; whatever came back, it may be in there.
-    """
-
-    entry: Opened | Closed
-    stored: asyncio.Future[bool]
-    since_s: float
-    tried: bool = False
-
-    @property
-    def opened(self) -> Opened:
-        return self.entry if isinstance(self.entry, Opened) else self.entry.opened
 
 
 class Ledger:
@@ -69,16 +42,19 @@ class Ledger:
         store_timeout_s: float = 2.0,
         max_pending: int = 10_000,
         rhythm: Rhythm | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.writer = writer
+        self._spool = spool
         self._store = store
         self._store_timeout_s = store_timeout_s
         self._max_pending = max_pending
         self._rhythm = rhythm or Rhythm()
-        self._pending: dict[str, _Item] = {}
+        self._pending: dict[str, Item] = {}
         self._flight_since: float | None = None
         self._failing_since: float | None = None
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._stopping = False
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._dropped = 0
@@ -87,6 +63,8 @@ class Ledger:
     def start(self) -> None:
         """Begins the background work; once."""
         rhythm = self._rhythm
+        for entry in self._spool.recover() if self._spool else ():
+            self._add(entry)
         self._tasks = (
             asyncio.create_task(self._flush()),
             asyncio.create_task(self._every(rhythm.beat_s, lambda: self._store.beat(self.writer))),
@@ -97,6 +75,7 @@ class Ledger:
         """Writes what is pending, for ``stop_s`` at most, and ends the background work."""
         self._stopping = True
         self._wake.set()
+        self._urgent.set()
         if self._tasks:
             await asyncio.wait(self._tasks[:1], timeout=self._rhythm.stop_s)
         for task in self._tasks:
@@ -104,6 +83,8 @@ class Ledger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._pending:
             log.error("%d ledger entries could not be stored before the end", len(self._pending))
+        if self._spool:
+            self._spool.close()
 
     async def open(self, opened: Opened) -> None:
         """Notes a request. With a turn: durable on return, or ``RequestError``; without: returns at once.
@@ -112,40 +93,58 @@ class Ledger:
         as cancelled.
         """
         if opened.turn is None:
+            self._note(opened)
             self._add_unless_full(opened, self._max_pending)
             return
         if self._down():
             raise RequestError(FailureCode.STORAGE_UNAVAILABLE, _UNAVAILABLE)
         item = self._add(opened)
         try:
-            durable = await _durable(item, self._store_timeout_s)
+            kept = await durable(item, self._store_timeout_s)
         except asyncio.CancelledError:
             self._end(item, "cancelled")
             raise
-        if not durable:
+        if not kept:
             self._withdraw(item)
             raise RequestError(FailureCode.STORAGE_UNAVAILABLE, _UNAVAILABLE)
 
     async def close(self, closed: Closed) -> bool:
         """Notes how a request ended. Whether that is durable already; if not, it is tried until it is.
 
-        With a turn: waits up to ``store_timeout_s``. Without: a moment, and only while the store is well.
+        With a turn: waits up to ``store_timeout_s``. Without: the spool has it; where there is none, a moment, and only
+        while the store is well.
         """
         if closed.opened.turn is not None:
-            return await _durable(self._add(closed), self._store_timeout_s)
+            return await durable(self._add(closed), self._store_timeout_s)
+        noted = self._note(closed)
         item = self._add_unless_full(closed, 2 * self._max_pending)
-        return item is not None and not self._ailing() and await _durable(item, _PATIENCE_S)
+        if noted:
+            return True
+        return item is not None and not self._ailing() and await durable(item, _PATIENCE_S)
+
+    def _note(self, entry: Opened | Closed) -> bool:
+        """Whether a crash of this process can no longer lose the entry."""
+        if self._spool is None:
+            return False
+        try:
+            self._spool.note(entry)
+        except OSError:
+            log.exception("the spool cannot be written: entries wait for the database instead")
+            self._spool = None
+        return self._spool is not None
 
     # --- what is pending ----------------------------------------------------------------------------------------
 
-    def _add(self, entry: Opened | Closed) -> _Item:
+    def _add(self, entry: Opened | Closed) -> Item:
         loop = asyncio.get_running_loop()
-        item = _Item(entry, loop.create_future(), loop.time())
+        item = Item(entry, loop.create_future(), loop.time())
         self._pending[item.opened.entry_id] = item
         self._wake.set()
+        if self._spool is None or item.opened.turn is not None:
+            self._urgent.set()
         return item
 
-    def _add_unless_full(self, entry: Opened | Closed, limit: int) -> _Item | None:
+    def _add_unless_full(self, entry: Opened | Closed, limit: int) -> Item | None:
         """Openings have the lower limit: beyond it, their closings alone are kept, which carry them."""
         opened = entry if isinstance(entry, Opened) else entry.opened
         if len(self._pending) < limit or opened.entry_id in self._pending:
@@ -157,7 +156,7 @@ class Ledger:
             log.error("the store has not answered for too long: %d ledger entries dropped so far", self._dropped)
         return None
 
-    def _withdraw(self, item: _Item) -> None:
+    def _withdraw(self, item: Item) -> None:
         """Nobody will close this opening: forget it, or close it where it may have reached the store."""
         if item.stored.done():
             return
@@ -166,7 +165,7 @@ class Ledger:
         else:
             del self._pending[item.opened.entry_id]
 
-    def _end(self, item: _Item, status: Literal["failed", "cancelled"], failure: FailureCode | None = None) -> None:
+    def _end(self, item: Item, status: Literal["failed", "cancelled"], failure: FailureCode | None = None) -> None:
         duration_s = asyncio.get_running_loop().time() - item.since_s
         self._add(Closed(item.opened, status, Usage(), duration_s, failure=failure))
 
@@ -192,6 +191,7 @@ class Ledger:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            await self._gather()
             try:
                 await self._fly(list(islice(self._pending.values(), _BATCH)))
             except Exception as error:
@@ -202,7 +202,17 @@ class Ledger:
                 self._recovered()
                 backoff_s = self._rhythm.first_retry_s
 
-    async def _fly(self, items: list[_Item]) -> None:
+    async def _gather(self) -> None:
+        """Wait for more to write, unless somebody waits for what there is or it is a commit's worth already."""
+        if not self._urgent.is_set() and len(self._pending) < _BATCH:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rhythm.linger_s):
+                    await self._urgent.wait()
+        self._urgent.clear()
+        if len(self._pending) > _BATCH or self._stopping:
+            self._urgent.set()
+
+    async def _fly(self, items: list[Item]) -> None:
         """One commit of these items, or, with nothing to write, a probe. Raises when the store cannot answer."""
         for item in items:
             item.tried = True
@@ -219,7 +229,7 @@ class Ledger:
         finally:
             self._flight_since = None
 
-    async def _isolate(self, items: list[_Item], error: Exception) -> None:
+    async def _isolate(self, items: list[Item], error: Exception) -> None:
         """Finds the entries that a store which is well rejects, so that they cannot hold up all the others."""
         if len(items) > 1:
             middle = len(items) // 2
@@ -232,11 +242,17 @@ class Ledger:
             log.error("the store rejects ledger entry %s", item.opened.entry_id, exc_info=error)
         self._land(items, stored=False)
 
-    def _land(self, items: list[_Item], *, stored: bool) -> None:
+    def _land(self, items: list[Item], *, stored: bool) -> None:
         for item in items:
             item.stored.set_result(stored)
             if self._pending.get(item.opened.entry_id) is item:
                 del self._pending[item.opened.entry_id]
+                self._settle(item.entry)
+
+    def _settle(self, entry: Opened | Closed) -> None:
+        """The spool may forget what has ended, and what a dead writer began: the reaper ends that."""
+        if self._spool and (isinstance(entry, Closed) or entry.writer != self.writer):
+            self._spool.settle(entry.entry_id if isinstance(entry, Opened) else entry.opened.entry_id)
 
     def _suspect(self, error: Exception) -> None:
         if not isinstance(error, StoreError | TimeoutError):
@@ -259,9 +275,3 @@ class Ledger:
             except Exception as error:
                 self._suspect(error)
             await asyncio.sleep(interval_s)
-
-
-async def _durable(item: _Item, timeout_s: float) -> bool:
-    """Waits for an item without owning it: neither the time limit nor a cancelled caller takes it from the ledger."""
-    done, _ = await asyncio.wait({item.stored}, timeout=timeout_s)
-    return bool(done) and item.stored.result()

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.api.ledger import Ledger, Rhythm
+from serve_app.api.ledger import Ledger
+from serve_app.api.pending import Rhythm
 from serve_app.errors import RequestError
 from serve_app.protocol import Closed, FailureCode, Opened, StoreError, Turn, Usage
 from tests.fakes import MemoryStore

@@ -8,7 +8,8 @@ from collections.abc import Awaitable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api.ledger import Ledger, Rhythm
+from serve_app.api.ledger import Ledger
+from serve_app.api.pending import Rhythm
 from serve_app.errors import RequestError
 from serve_app.protocol import Opened, StoreError
 from tests.api.test_ledger import closing, opening

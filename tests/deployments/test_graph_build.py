@@ -17,6 +17,7 @@ def settings(models: dict[str, object], **upstreams: object) -> Settings:
     keyed = {name: UpstreamSettings(api_key_env="K", api_key=SecretStr("sk-cloud")) for name in upstreams}
     return Settings(
         catalogue=catalogue.model_copy(update={"upstreams": keyed}),
+        data_dir=Path("/tmp/x"),
         database_url=SecretStr("sqlite:////tmp/x.db"),
         api_keys=(),
         log_level="INFO",
