@@ -134,20 +134,23 @@ asyncio.run(main())
 """
 
 
-async def test_no_ended_request_is_lost_by_kill_9(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    ) as writer:
+def killed_writer(folder: Path) -> list[str]:
+    """Runs the writer, kills it in the middle; the ids of the requests that it said had ended."""
+    command = [sys.executable, "-c", _WRITER, str(folder)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as writer:
         assert writer.stdout is not None
         ended = [next(writer.stdout).strip() for _ in range(50)]
         os.kill(writer.pid, signal.SIGKILL)
-        ended += [line.strip() for line in writer.stdout if line.endswith("\n")]
+        return ended + [line.strip() for line in writer.stdout if line.endswith("\n")]
+
+
+async def test_no_ended_request_is_lost_by_kill_9(tmp_path: Path) -> None:
+    ended = await asyncio.to_thread(killed_writer, tmp_path)
     store = MemoryStore()
     ledger = Ledger(store, "next", rhythm=Rhythm(linger_s=0), spool=Spool(tmp_path, "next"))
     ledger.start()
-    async with asyncio.timeout(10):
-        while not all(entry_id in store.rows for entry_id in ended):
-            await asyncio.sleep(0.01)
+    await store.until(lambda: all(entry_id in store.rows for entry_id in ended))
     assert [store.rows[entry_id].closed for entry_id in ended] == [closed(entry_id, "dead") for entry_id in ended]
     await ledger.stop()
     assert files(tmp_path) == []
