@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -46,9 +47,10 @@ class RemoteBackend:
         for attempt in (1, 2):
             said_anything = False
             try:
-                async for events in self._attempt(request):
-                    said_anything = said_anything or bool(events)
-                    yield events
+                async with aclosing(self._attempt(request)) as attempt_events:
+                    async for events in attempt_events:
+                        said_anything = said_anything or bool(events)
+                        yield events
                 return
             except BackPressureError:
                 yield [_FULL]
@@ -87,14 +89,11 @@ class RemoteStore:
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return await getattr(self._handle, method).remote(*arguments)
-        except (StoreError, RayError, RayServeException) as error:
-            # Ray's wrapper of an exception is an instance of the original's class too, traceback in its text and all.
-            cause = getattr(error, "cause", error)
-            if isinstance(cause, StoreError):
-                raise StoreError(str(cause)) from None
-            if isinstance(error, RayError) and not hasattr(error, "cause"):
-                raise StoreError("The store is restarting.") from None
-            raise cause from None
+        except RayTaskError as error:
+            # Ray's wrapper is an instance of the original's class too, with a traceback for its text.
+            raise error.cause from None
+        except (RayError, RayServeException):
+            raise StoreError("The store is restarting.") from None
 
     async def write(self, entries: Sequence[Opened | Closed]) -> None:
         await self._call("write", entries)

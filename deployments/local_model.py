@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from serve_app.engine.backend import LocalBackend
 from serve_app.engine.llama import ModelLoadError
@@ -45,12 +46,9 @@ class LocalModel:
         if self._backend is None:
             yield [Failed(FailureCode.MODEL_UNAVAILABLE, self._complaint)]
             return
-        events = self._backend.generate(request)
-        try:
+        async with aclosing(self._backend.generate(request)) as events:
             async for batch in events:
                 yield batch
-        finally:
-            await events.aclose()
 
     async def models(self) -> tuple[ModelCard, ...]:
         return await self._backend.models() if self._backend else ()

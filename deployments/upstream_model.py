@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from serve_app.protocol import Event, Generate, ModelCard, Relay
 from serve_app.upstream.client import OpenAIUpstream
@@ -24,12 +25,9 @@ class UpstreamModel:
         self._upstream = OpenAIUpstream(name, api_key, base_url, models=models)
 
     async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
-        events = self._upstream.generate(request)
-        try:
+        async with aclosing(self._upstream.generate(request)) as events:
             async for batch in events:
                 yield batch
-        finally:
-            await events.aclose()
 
     async def models(self) -> tuple[ModelCard, ...]:
         return await self._upstream.models()
