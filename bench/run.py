@@ -131,7 +131,7 @@ def _proxy_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _about(threads: int, policy: str) -> dict[str, Any]:
+def _about(threads: int, spins: str) -> dict[str, Any]:
     names = ("ray", "llama-cpp-python", "fastapi", "openai")
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -140,7 +140,7 @@ def _about(threads: int, policy: str) -> dict[str, Any]:
         "versions": {name: version(name) for name in names},
         "model": "SmolLM2-135M-Instruct.Q4_1",
         "threads": threads,
-        "peer": f"llama_cpp.server {version('llama-cpp-python')}, OMP_WAIT_POLICY={policy}",
+        "peer": f"llama_cpp.server {version('llama-cpp-python')}, GOMP_SPINCOUNT={spins}",
     }
 
 
@@ -149,20 +149,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each closed loop")
-    parser.add_argument("--peer-policy", default="passive", choices=("passive", "active"))
+    parser.add_argument("--peer-spins", default="300000", help="GOMP_SPINCOUNT of the peer (default: its best)")
     told = parser.parse_args()
-    console = Console()
+    console = Console(width=150)
     with (
         tempfile.TemporaryDirectory() as folder,
         console.status("starting the servers …") as status,
         bare_upstream() as bare,
         ours(Path(folder), told.threads, bare) as graph,
-        llama_cpp_server(told.threads, told.peer_policy) as theirs,
+        llama_cpp_server(told.threads, told.peer_spins) as theirs,
     ):
         mine = f"{graph.url}/v1"
         streams = compare_streams(mine, theirs, told.pairs, status.update)
         proxy = compare_proxy(mine, bare, told.pairs, told.seconds, status.update)
-    about = _about(told.threads, told.peer_policy)
+    about = _about(told.threads, told.peer_spins)
     console.print(about)
     console.print(_stream_table(streams), _proxy_table(proxy))
     RESULTS.mkdir(exist_ok=True)

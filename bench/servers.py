@@ -26,13 +26,13 @@ def peer_python() -> Path:
 
 
 @contextlib.contextmanager
-def llama_cpp_server(threads: int, policy: str) -> Iterator[str]:
+def llama_cpp_server(threads: int, spins: str) -> Iterator[str]:
     """llama-cpp-python's own server. It answers one request at a time; without the flag a newcomer cuts it short."""
     port = free_port()
     command = [str(peer_python()), "-m", "llama_cpp.server", "--model", str(MODEL_FILE), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
     command += ["--n_threads_batch", str(threads), "--interrupt_requests", "False", "--verbose", "False"]
-    with _running(start(command, {"OMP_WAIT_POLICY": policy}), f"http://127.0.0.1:{port}/v1/models"):
+    with _running(start(command, {"GOMP_SPINCOUNT": spins}), f"http://127.0.0.1:{port}/v1/models"):
         yield f"http://127.0.0.1:{port}/v1"
 
 

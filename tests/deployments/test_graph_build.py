@@ -58,11 +58,11 @@ def test_a_gpu_model_is_annotated_with_what_it_uses() -> None:
     assert (told.n_threads, told.n_gpu_layers) == (3, -1)
 
 
-def test_threads_openmp_and_num_cpus_agree_and_openmp_waits_passively() -> None:
+def test_threads_openmp_and_num_cpus_agree_and_openmp_spins_only_for_a_moment() -> None:
     node = deployments(settings({"llama": {"file": "a.gguf"}}), cpus=4)["LocalModel-llama"]
     environment = node.ray_actor_options["runtime_env"]["env_vars"]
     assert node.ray_actor_options["num_cpus"] == node.init_args[0].n_threads == 4
-    assert (environment["OMP_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("4", "passive")
+    assert (environment["OMP_NUM_THREADS"], environment["GOMP_SPINCOUNT"]) == ("4", "300")
 
 
 def test_no_deployment_inherits_a_secret_and_only_the_upstream_is_given_its_key() -> None:

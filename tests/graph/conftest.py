@@ -26,7 +26,7 @@ def cloud(model_file: Path) -> Iterator[str]:
     """Another instance of this project, without Ray, as the cloud. Its base URL."""
     port = free_port()
     command = [sys.executable, "-m", "tests.plain_server", str(port), str(model_file), CLOUD_KEY]
-    process = start(command, {"OMP_WAIT_POLICY": "passive"})
+    process = start(command, {"GOMP_SPINCOUNT": "300"})
     wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, f"the cloud\n{process.text}")
     yield f"http://127.0.0.1:{port}/v1"
     process.popen.terminate()
