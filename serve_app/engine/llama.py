@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import time
 import weakref
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.engine.sequence import Chunk
+from serve_app.engine.threads import ThreadTuner
 
 Logits = npt.NDArray[np.float32]
 
@@ -50,6 +52,7 @@ class LlamaOptions:
     n_batch: int = 512
     n_rows: int = 128
     n_threads: int = 1
+    """The most; fewer are used where they are faster."""
     n_gpu_layers: int = 0
 
 
@@ -83,6 +86,7 @@ class Llama:
         self.n_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self.n_batch = options.n_batch
         self.n_rows = options.n_rows
+        self._tuner = ThreadTuner(options.n_threads, adapt=options.n_gpu_layers == 0)
         self._context = self._open(options)
         self.n_cells = int(llama_cpp.llama_n_ctx(self._context))
         self._memory = llama_cpp.llama_get_memory(self._context)
@@ -215,7 +219,7 @@ class Llama:
         self._rows = self._rows[:0]
         rows = self._columns.fill(plan, self.n_vocab, self.n_rows)
         self._batch.n_tokens = sum(chunk.count for chunk in plan)
-        code = llama_cpp.llama_decode(self._context, self._batch)
+        code = self._timed_decode(self._batch.n_tokens)
         if code == 0:
             if rows:
                 base = llama_cpp.llama_get_logits(self._context)
@@ -224,6 +228,15 @@ class Llama:
         if code == 1:
             return Decoded.NO_SPACE
         return Decoded.INVALID if code == -1 else Decoded.FATAL
+
+    def _timed_decode(self, n_tokens: int) -> int:
+        """``llama_decode`` with the number of threads that is fastest for a batch of this size."""
+        n_threads = self._tuner.choose(n_tokens)
+        llama_cpp.llama_set_n_threads(self._context, n_threads, n_threads)
+        began_s = time.perf_counter()
+        code = int(llama_cpp.llama_decode(self._context, self._batch))
+        self._tuner.learn(n_tokens, time.perf_counter() - began_s)
+        return code
 
     def logits(self, chunk: Chunk, index: int) -> tuple[Logits, int]:
         """The ``index``-th wanted row of a chunk of the last plan, as a writable view that lives until the next
