@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import statistics
 
-PERIOD = 400
-"""Steps of one size from one comparison to the next."""
+FIRST_PERIOD, LAST_PERIOD = 50, 800
+"""Steps of one size from one comparison to the next: soon at first, then half as often each time."""
 
 TRIAL = 5
 """Steps that each choice is tried for; their median counts, since single steps are disturbed."""
@@ -51,6 +51,7 @@ class _Size:
         self._choices = choices
         self._best = choices[-1]
         self._at = 0
+        self._period = FIRST_PERIOD
         self._tried: list[list[float]] = [[] for _ in choices]
 
     def choose(self) -> int:
@@ -61,7 +62,9 @@ class _Size:
         trial = self._at // TRIAL
         if trial < len(self._choices):
             self._tried[trial].append(seconds)
-        self._at = (self._at + 1) % PERIOD
+        self._at += 1
+        if self._at >= self._period + TRIAL * len(self._choices):
+            self._at, self._period = 0, min(2 * self._period, LAST_PERIOD)
         if self._at == TRIAL * len(self._choices):
             typical = [statistics.median(each) for each in self._tried]
             self._best = self._choices[typical.index(min(typical))]
