@@ -28,8 +28,8 @@ LONGEST_STREAM_S = 630.0
 
 OPENMP_SPINS = "300"
 """How often a thread of llama.cpp looks at a barrier before it sleeps. Measured on 2 cores, tok/s at batch 1 / 16:
-never ("passive") 38 / 190, 300 times 137 / 255, libgomp's 300,000 times 120 / 260. With one core busy elsewhere: 65 / 130,
-45 / 115, 25 / 80. Waking a thread is dear, and one that spins takes the core from whom it waits for."""
+never ("passive") 38 / 190, 300 times 137 / 255, libgomp's 300,000 times 120 / 260; with one core busy elsewhere
+65 / 130, 45 / 115, 25 / 80. Waking a thread is dear, and one that spins takes the core from whom it waits for."""
 
 _BACKPRESSURE = {"status_code": 429, "retry_after_s": 1}
 
