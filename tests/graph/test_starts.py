@@ -10,10 +10,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 import yaml
 from dotenv import dotenv_values
 
+from tests.postgres_server import running_server
 from tests.running import ROOT, answers, free_port, ray_environment, start, start_graph, stop_graph, wait_for
 
 pytestmark = pytest.mark.graph
@@ -46,6 +48,24 @@ def test_serve_run_serves_the_config_file(tmp_path: Path, model_file: Path) -> N
     finally:
         process.popen.send_signal(signal.SIGINT)
         process.popen.wait(60)
+
+
+@pytest.mark.postgres
+def test_the_graph_keeps_its_turns_in_postgres(tmp_path: Path, model_file: Path) -> None:
+    with running_server() as postgres:
+        url = postgres.create_database()
+        models = {"models": {"llama": {"file": str(model_file), "threads": 1}}}
+        graph = start_graph(tmp_path, models, {"DATABASE_URL": url})
+        try:
+            chat = graph.client().chat.completions
+            messages = [{"role": "user", "content": "Remember this."}]
+            kept = chat.create(model="llama", messages=messages, max_tokens=4, store=True)
+            assert chat.retrieve(kept.id).choices[0].message.content == kept.choices[0].message.content
+        finally:
+            stop_graph(graph)
+        with psycopg.connect(url) as database:
+            assert database.execute("select count(*) from turns where status = 'completed'").fetchone() == (1,)
+            assert database.execute("select count(*) from usage where status = 'completed'").fetchone() == (1,)
 
 
 @pytest.mark.parametrize(
