@@ -31,9 +31,6 @@ class Limits:
     timeout_s: float = 600.0
     """The whole request, from admission to the terminal event."""
 
-    max_stream_backlog_bytes: int = 4 * 1024 * 1024
-    """What may wait for a client that does not read."""
-
     write_timeout_s: float = 60.0
     """How long one write to a client that does not read may take."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.running import Graph, start_graph, stop_graph, wait_for
@@ -67,15 +68,15 @@ async def read(graph: Graph, client: openai.AsyncOpenAI, number: int, started: a
     return ending
 
 
-async def crowd(graph: Graph, victim: str) -> list[Ending]:
-    """16 streams; when all of them talk, one replica of ``victim`` is killed."""
+async def crowd(graph: Graph, victim: str, blow: signal.Signals = signal.SIGKILL) -> list[Ending]:
+    """16 streams; when all of them talk, one replica of ``victim`` is struck."""
     started: asyncio.Queue[int] = asyncio.Queue()
     async with graph.async_client() as client:
         tasks = [asyncio.create_task(read(graph, client, number, started)) for number in range(STREAMS)]
         async with asyncio.timeout(60):
             for _ in range(STREAMS):
                 await started.get()
-        graph.replicas(victim)[0].send_signal(signal.SIGKILL)
+        graph.replicas(victim)[0].send_signal(blow)
         return await asyncio.gather(*tasks)
 
 
@@ -109,6 +110,20 @@ def test_a_killed_engine_ends_its_streams_with_one_error_event_and_is_back_withi
     for _ in range(5):
         assert ask(pair) is not None
     wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 10 - (time.monotonic() - killed_at), "the replica is back")
+
+
+def test_a_frozen_engines_streams_end_with_a_timeout_and_the_others_go_on(pair: Graph) -> None:
+    wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 60, "two replicas")
+    began = time.monotonic()
+    try:
+        endings = asyncio.run(crowd(pair, "LocalModel", signal.SIGSTOP))
+        assert time.monotonic() - began < 60
+        assert {ending.error for ending in endings if ending.error} == {"timeout"}
+        assert [ending for ending in endings if ending.finish == "length"]
+    finally:
+        for replica in pair.replicas("LocalModel"):
+            if replica.status() == psutil.STATUS_STOPPED:
+                replica.send_signal(signal.SIGCONT)
 
 
 def test_a_killed_store_loses_no_acknowledged_turn_and_unstored_traffic_goes_on(pair: Graph) -> None:
