@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -223,11 +222,10 @@ def secret_names(settings: Settings) -> tuple[str, ...]:
     return ("DATABASE_URL", "LLM_BACKEND_API_KEY", *(name for name in upstreams if name))
 
 
-def adopt_ray_environment(overrides: Mapping[str, str] | None = None) -> None:
+def adopt_ray_environment() -> None:
     """Put ``ray.env`` into this process, before Ray is imported; what the operator set already stays."""
     for name, value in dotenv_values(RAY_ENV).items():
         os.environ.setdefault(name, value or "")
-    os.environ.update(overrides or {})
 
 
 def forget_secrets(settings: Settings) -> None:

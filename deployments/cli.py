@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from config import default_model, settings
 
@@ -52,7 +51,7 @@ def run(
         with _say.status("starting Ray and the models …"):
             report = server.start(told, models_file, stop)
         for complaint in report.complaints:
-            _complain.print(f"[yellow]{complaint}[/yellow]")
+            _complain.print(f"[yellow]{escape(complaint)}[/yellow]")
         _say.print(_ready_line(report.url, report.models))
         stop.wait()
     except StartError as error:
@@ -79,14 +78,14 @@ def _default_model() -> Path:
 def _ready_line(url: str, names: list[str]) -> str:
     body = json.dumps({"model": names[0] if names else "llama", "messages": [{"role": "user", "content": "Hi!"}]})
     curl = f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
-    return f"[green]ready[/green] {url}/v1  models: {', '.join(names) or 'none'}  try: {curl}"
+    return f"[green]ready[/green] {url}/v1  models: {', '.join(names) or 'none'}  try: {escape(curl)}"
 
 
 def _fail(line: str) -> NoReturn:
     """One line on standard error, exit code 1."""
-    _complain.print(f"[red]{line}[/red]")
+    _complain.print(f"[red]{escape(line)}[/red]")
     raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(os.EX_OK if app() is None else 1)
+    app()

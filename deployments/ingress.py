@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -72,10 +71,6 @@ class Ingress:
             clock=time.time,
         )
         return create_app(context, own_request_id=False)
-
-    async def pid(self) -> int:
-        """Which process this replica is."""
-        return os.getpid()
 
 
 def _spool(folder: str, writer: str) -> Spool | None:

@@ -57,12 +57,6 @@ class LocalModel:
         """Why the model is not served; empty when it is."""
         return self._complaint
 
-    async def stats(self) -> dict[str, int | float]:
-        """The engine's counters and this replica's pid."""
-        counters = self._backend.engine.stats() if self._backend else None
-        names = counters.__slots__ if counters else ()
-        return {"pid": os.getpid(), **{name: getattr(counters, name) for name in names}}
-
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """For a custom autoscaling policy: how many sequences run and wait."""
         stats = self._backend.engine.stats() if self._backend else None
