@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, StoreError
-from serve_app.store.store import SqlStore
+
+if TYPE_CHECKING:
+    from serve_app.store.store import SqlStore
 
 _log = logging.getLogger("ray.serve")
 _RETRY_S = 2.0
@@ -26,6 +29,9 @@ class ConversationStore:
             await asyncio.wait_for(asyncio.shield(self._opening), 5.0)
 
     async def _open(self, url: str) -> None:
+        # Here, not above: who builds the graph does without SQLAlchemy, 0.6 s of imports.
+        from serve_app.store.store import SqlStore
+
         while True:
             try:
                 self._store = await SqlStore.open(url)

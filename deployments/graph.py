@@ -7,7 +7,9 @@ client ── HAProxy ──> Ingress ──> LocalModel (one per GGUF model)
 
 # No `from __future__ import annotations` here: Serve reads the type of build's argument, and would find a string.
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -56,14 +58,18 @@ class GraphArgs(BaseModel):
 
 def build(args: GraphArgs) -> Application:
     """Serve's entry point: settings from the environment and ``models.yaml``."""
-    return compose(args, load(args.models_file))
+    settings = load(args.models_file)
+    return compose(args, settings, hidden=secret_names(settings))
 
 
-def compose(args: GraphArgs, settings: Settings) -> Application:
-    """The graph for these settings."""
+def compose(args: GraphArgs, settings: Settings, *, hidden: Collection[str]) -> Application:
+    """The graph for these settings. ``hidden``: variables of Ray's own environment that no replica may see.
+
+    With none, replicas start in Ray's prepared workers; an environment of its own costs each a process more.
+    """
     catalogue = settings.catalogue
     resources = plan(catalogue.models, args.cpus or os.cpu_count() or 1)
-    quiet = dict.fromkeys(secret_names(settings), "")
+    quiet = dict.fromkeys(hidden, "")
     options = IngressOptions(
         api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
         behind_haproxy=settings.behind_haproxy,
@@ -74,7 +80,7 @@ def compose(args: GraphArgs, settings: Settings) -> Application:
     )
     ingress = serve.deployment(
         name="Ingress",
-        ray_actor_options={"num_cpus": args.ingress_cpus, "runtime_env": {"env_vars": quiet}},
+        ray_actor_options={"num_cpus": args.ingress_cpus, **_environment(quiet)},
         autoscaling_config=AutoscalingConfig(
             min_replicas=args.ingress_replicas,
             max_replicas=max(args.ingress_replicas, args.ingress_max_replicas),
@@ -112,7 +118,7 @@ def _local(
     environment = {**quiet, "GOMP_SPINCOUNT": OPENMP_SPINS, "OMP_NUM_THREADS": str(resources.n_threads)}
     deployment = serve.deployment(
         name=_deployment_name("LocalModel", name),
-        ray_actor_options={**resources.actor_options(), "runtime_env": {"env_vars": environment}},
+        ray_actor_options={**resources.actor_options(), **_environment(environment)},
         autoscaling_config=AutoscalingConfig(
             min_replicas=model.replicas.min,
             max_replicas=model.replicas.max,
@@ -138,7 +144,7 @@ def _upstream(name: str, upstream: UpstreamSettings, settings: Settings, quiet: 
     key = upstream.api_key.get_secret_value() if upstream.api_key else None
     deployment = serve.deployment(
         name=_deployment_name("UpstreamModel", name),
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": quiet}},
+        ray_actor_options={"num_cpus": 0, **_environment(quiet)},
         autoscaling_config=AutoscalingConfig(min_replicas=1, max_replicas=4, target_ongoing_requests=200),
         max_ongoing_requests=2000,
         graceful_shutdown_timeout_s=LONGEST_STREAM_S,
@@ -154,7 +160,7 @@ def _store(settings: Settings, quiet: dict[str, str]) -> Application:
     deployment = serve.deployment(
         name="ConversationStore",
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": quiet}},
+        ray_actor_options={"num_cpus": 0, **_environment(quiet)},
         max_ongoing_requests=2000,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=15,
@@ -163,6 +169,10 @@ def _store(settings: Settings, quiet: dict[str, str]) -> Application:
         settings.database_url.get_secret_value(), settings.log_level
     )
     return application
+
+
+def _environment(variables: dict[str, str]) -> dict[str, Any]:
+    return {"runtime_env": {"env_vars": variables}} if variables else {}
 
 
 def _deployment_name(kind: str, name: str) -> str:

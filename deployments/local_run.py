@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from config.settings import Settings
-from deployments.graph import GraphArgs, compose
 from deployments.resources import total_cpus
 
 APP = "llm-backend"
 START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 10.0
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+_STOPPED = "Stopped before the server was ready."
 
 
 class StartError(Exception):
@@ -56,25 +59,15 @@ class LocalRun:
         n_cpus = os.cpu_count() or 1
         wanted = total_cpus(settings.catalogue.models, n_cpus)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        ray.init(
-            address="local",
-            # On one machine models that name more threads than there are cores share them; a cluster would wait.
-            num_cpus=max(n_cpus, math.ceil(wanted)),
-            include_dashboard=self._dashboard,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=True,
-            namespace="serve",
-        )
-        self._started = True
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": "127.0.0.1", "port": self._port},
-            logging_config=LoggingConfig(log_level=settings.log_level, enable_access_log=False),
-        )
-        args = GraphArgs(models_file=models_file)
-        target = serve.RunTarget(compose(args, settings), name=APP, route_prefix="/")
-        serve.run_many([target], wait_for_applications_running=False)
+        # Ray's processes, the imports of the graph and Serve's own proxies take seconds each: side by side.
+        with ThreadPoolExecutor(2) as beside:
+            imports = beside.submit(importlib.import_module, "deployments.graph")
+            self._start_ray(max(n_cpus, math.ceil(wanted)))
+            proxies = beside.submit(self._start_serve, settings.log_level)
+            imports.result()
+            _wait_for_controller(stop)
+            _deploy(settings, models_file)
+            proxies.result()
         url = f"http://127.0.0.1:{self._port}"
         key = settings.api_keys[0].get_secret_value() if settings.api_keys else None
         _wait_until_ready(url, stop)
@@ -82,6 +75,27 @@ class LocalRun:
         missing = [name for name in settings.catalogue.models if name not in names]
         crowded = [f"The models name {wanted:g} threads, this machine has {n_cpus} cores."] if wanted > n_cpus else []
         return Report(url, names, crowded + _complaints(url, key, missing))
+
+    def _start_ray(self, num_cpus: int) -> None:
+        ray.init(
+            address="local",
+            # On one machine models that name more threads than there are cores share them; a cluster would wait.
+            num_cpus=num_cpus,
+            include_dashboard=self._dashboard,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=True,
+            namespace="serve",
+        )
+        self._started = True
+
+    def _start_serve(self, log_level: str) -> None:
+        """Returns once the proxies listen."""
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": "127.0.0.1", "port": self._port},
+            logging_config=LoggingConfig(log_level=log_level, enable_access_log=False),
+        )
 
     def stop(self) -> None:
         """End the graph and Ray, and whatever of it would not go by itself."""
@@ -108,6 +122,24 @@ def _check_free(port: int) -> None:
             raise StartError(f"Port {port} is taken; choose another: make run PORT=8001") from None
 
 
+def _wait_for_controller(stop: threading.Event) -> None:
+    """Applications can be deployed from now on; Serve would otherwise wait for its proxies first."""
+    while not stop.wait(0.05):
+        if any(actor["name"] == _CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True)):
+            serve.status()
+            return
+    raise StartError(_STOPPED)
+
+
+def _deploy(settings: Settings, models_file: Path | None) -> None:
+    from deployments.graph import GraphArgs, compose  # imported already, beside the start of Ray
+
+    # Nothing to hide: the secrets left the environment before Ray inherited it.
+    graph = compose(GraphArgs(models_file=models_file), settings, hidden=())
+    target = serve.RunTarget(graph, name=APP, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+
+
 def _wait_until_ready(url: str, stop: threading.Event) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not stop.wait(0.1):
@@ -118,7 +150,7 @@ def _wait_until_ready(url: str, stop: threading.Event) -> None:
             return
         if time.monotonic() > deadline:
             raise StartError(f"The graph did not start within {START_TIMEOUT_S:.0f} s")
-    raise StartError("Stopped before the server was ready.")
+    raise StartError(_STOPPED)
 
 
 def _answers(url: str) -> bool:

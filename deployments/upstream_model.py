@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serve_app.protocol import Event, Generate, ModelCard, Relay
-from serve_app.upstream.client import OpenAIUpstream
 
 
 class UpstreamModel:
@@ -21,6 +20,9 @@ class UpstreamModel:
         models: tuple[str, ...] | None,
         log_level: str = "INFO",
     ) -> None:
+        # Here, not above: who builds the graph does without the client, 0.8 s of imports.
+        from serve_app.upstream.client import OpenAIUpstream
+
         logging.getLogger("llm_backend").setLevel(log_level)
         self._upstream = OpenAIUpstream(name, api_key, base_url, models=models)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import Catalogue, ModelSettings, Settings, UpstreamSettings
+from config.settings import Catalogue, ModelSettings, Settings, UpstreamSettings, secret_names
 from deployments.graph import GraphArgs, compose
 from deployments.resources import plan, total_cpus
 
@@ -28,7 +28,7 @@ def settings(models: dict[str, object], **upstreams: object) -> Settings:
 def deployments(told: Settings, **args: object) -> dict[str, object]:
     """Every deployment of the graph by name."""
     found = {}
-    nodes = [compose(GraphArgs(**args), told)._bound_deployment]
+    nodes = [compose(GraphArgs(**args), told, hidden=secret_names(told))._bound_deployment]
     while nodes:
         node = nodes.pop()
         found[node.name] = node

@@ -33,13 +33,26 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, model_file: Path) -> 
 
 
 def test_a_second_start_takes_less_than_20_s(tmp_path: Path, model_file: Path) -> None:
-    """The better of two, since other work on the machine is not ours to answer for."""
-    took = []
-    while len(took) < 2 and not [seconds for seconds in took if seconds < 20]:
-        graph = start_graph(tmp_path, {"models": {"llama": {"file": str(model_file), "threads": 1}}}, {})
-        took.append(graph.started_in_s)
+    """On a quiet machine. On a slow or busy one, less than twice what an empty Ray Serve takes beside it."""
+    models: dict[str, object] = {"models": {"llama": {"file": str(model_file), "threads": 1}}}
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < 3 and not any(ours < max(20, 2 * empty) for ours, empty in pairs):
+        graph = start_graph(tmp_path, models, {})
         stop_graph(graph)
-    assert min(took) < 20
+        pairs.append((graph.started_in_s, _empty_serve_starts_in_s() if graph.started_in_s > 20 else 0))
+    assert any(ours < max(20, 2 * empty) for ours, empty in pairs), pairs
+
+
+def _empty_serve_starts_in_s() -> float:
+    environment = {name: value or "" for name, value in dotenv_values(ROOT / "config" / "ray.env").items()}
+    began = time.monotonic()
+    process = start([sys.executable, "-m", "tests.empty_serve", str(free_port())], environment | ray_environment())
+    try:
+        wait_for(lambda: "ready" in process.lines, 90, "an empty Ray Serve\n" + process.text)
+        return time.monotonic() - began
+    finally:
+        process.popen.send_signal(signal.SIGINT)
+        process.popen.wait(60)
 
 
 def test_serve_run_serves_the_config_file(tmp_path: Path, model_file: Path) -> None:
