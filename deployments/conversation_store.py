@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, StoreError
+from deployments.handles import LEDGER
+from serve_app.protocol import StoreError
 
 if TYPE_CHECKING:
     from serve_app.store.store import SqlStore
@@ -18,7 +18,7 @@ _RETRY_S = 2.0
 
 
 class ConversationStore:
-    """Implements ``Store``. A database that is down when the actor starts is tried again until it answers."""
+    """Holds the ``Store``. A database that is down when the actor starts is tried again until it answers."""
 
     async def __init__(self, url: str, log_level: str = "INFO") -> None:  # type: ignore[misc]  # Serve awaits it
         logging.getLogger("llm_backend").setLevel(log_level)
@@ -47,32 +47,10 @@ class ConversationStore:
             raise StoreError(self._complaint)
         return self._store
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
-        await self._ready().write(entries)
-
-    async def beat(self, writer: str) -> None:
-        await self._ready().beat(writer)
-
-    async def reap(self, older_than_s: float) -> int:
-        return await self._ready().reap(older_than_s)
-
-    async def completions(self, tenant: str, query: CompletionQuery) -> Page:
-        return await self._ready().completions(tenant, query)
-
-    async def completion(self, tenant: str, completion_id: str) -> Json | None:
-        return await self._ready().completion(tenant, completion_id)
-
-    async def set_metadata(self, tenant: str, completion_id: str, metadata: Mapping[str, str]) -> Json | None:
-        return await self._ready().set_metadata(tenant, completion_id, metadata)
-
-    async def delete_completion(self, tenant: str, completion_id: str) -> bool:
-        return await self._ready().delete_completion(tenant, completion_id)
-
-    async def messages(self, tenant: str, completion_id: str, query: CompletionQuery) -> Page | None:
-        return await self._ready().messages(tenant, completion_id, query)
-
-    async def check(self) -> None:
-        await self._ready().check()
+    async def call(self, room: str, method: str, *arguments: Any, **named: Any) -> Any:
+        """A method of the store, or of one of its rooms. Only an ingress holds the handle that sends this."""
+        store = self._ready()
+        return await getattr(store if room == LEDGER else getattr(store, room), method)(*arguments, **named)
 
     async def __del__(self) -> None:
         self._opening.cancel()

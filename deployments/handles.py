@@ -6,30 +6,21 @@ Ray's exceptions end here. What a caller sees is a ``Failed`` event or a ``Store
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.protocol import (
-    Closed,
-    CompletionQuery,
-    Event,
-    Failed,
-    FailureCode,
-    Generate,
-    Json,
-    ModelCard,
-    Opened,
-    Page,
-    Relay,
-    StoreError,
-)
+from serve_app.protocol import Event, Failed, FailureCode, Generate, ModelCard, Relay, Store, StoreError
 
 _log = logging.getLogger("ray.serve")
+
+LEDGER = "ledger"
+"""The room of the store itself."""
 
 _LOST = Failed(FailureCode.ENGINE_LOST, "The model's replica was lost. Please try again.")
 _FULL = Failed(FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down.")
@@ -80,48 +71,35 @@ class RemoteBackend:
             return ()
 
 
-class RemoteStore:
-    """The persistence actor. While Ray restarts it, every call raises StoreError."""
+class RemoteRoom:
+    """A part of the persistence actor: each method of its protocol is one message. StoreError while Ray restarts it."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle, room: str) -> None:
         self._handle = handle
+        self._room = room
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return partial(self._call, method)
+
+    async def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:
-            return await getattr(self._handle, method).remote(*arguments)
+            return await self._handle.call.remote(self._room, method, *arguments, **named)
         except RayTaskError as error:
             # Ray's wrapper is an instance of the original's class too, with a traceback for its text.
             raise error.cause from None
         except (RayError, RayServeException):
             raise StoreError("The store is restarting.") from None
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
-        await self._call("write", entries)
 
-    async def beat(self, writer: str) -> None:
-        await self._call("beat", writer)
+class RemoteStore(RemoteRoom):
+    """The persistence actor as the ``Store`` it holds."""
 
-    async def reap(self, older_than_s: float) -> int:
-        return int(await self._call("reap", older_than_s))
+    def __init__(self, handle: DeploymentHandle) -> None:
+        super().__init__(handle, LEDGER)
 
-    async def completions(self, tenant: str, query: CompletionQuery) -> Page:
-        page: Page = await self._call("completions", tenant, query)
-        return page
 
-    async def completion(self, tenant: str, completion_id: str) -> Json | None:
-        found: Json | None = await self._call("completion", tenant, completion_id)
-        return found
-
-    async def set_metadata(self, tenant: str, completion_id: str, metadata: Mapping[str, str]) -> Json | None:
-        found: Json | None = await self._call("set_metadata", tenant, completion_id, dict(metadata))
-        return found
-
-    async def delete_completion(self, tenant: str, completion_id: str) -> bool:
-        return bool(await self._call("delete_completion", tenant, completion_id))
-
-    async def messages(self, tenant: str, completion_id: str, query: CompletionQuery) -> Page | None:
-        page: Page | None = await self._call("messages", tenant, completion_id, query)
-        return page
-
-    async def check(self) -> None:
-        await self._call("check")
+def remote_store(handle: DeploymentHandle) -> Store:
+    """``RemoteStore`` answers whatever it is asked: this gives it its type."""
+    return cast(Store, RemoteStore(handle))

@@ -12,7 +12,7 @@ from pathlib import Path
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.handles import RemoteBackend, RemoteStore
+from deployments.handles import RemoteBackend, remote_store
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
 from serve_app.api.context import Context
@@ -56,7 +56,7 @@ class Ingress:
             name: UpstreamRoute(RemoteBackend(handle), caller_key=name in options.caller_key)
             for name, handle in upstreams.items()
         }
-        self._store = RemoteStore(store)
+        self._store = remote_store(store)
 
     def __serve_build_asgi_app__(self) -> Gate:
         options = self._options

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,18 +14,12 @@ from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, Stor
 from serve_app.store import reads, writes
 from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
+from serve_app.store.desk import Desk, Operation
 from serve_app.store.migrations import migrate
 from serve_app.store.rows import Ledger, joined, ledger
 
 _QUEUED_BYTES = 64 << 20
 """What may wait to be written. As much again may be in the transaction that is under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A write other than entries."""
-
-    run: Callable[[AsyncConnection], Awaitable[Any]]
 
 
 Work = Ledger | Operation
@@ -43,6 +36,7 @@ class SqlStore(Store):
         self._database = database
         self._clock = clock
         self._queue: CommitQueue[Work] = CommitQueue(self._commit, _QUEUED_BYTES)
+        self._desk = Desk(database, self._queue, clock)
         self._hearing_since_s = clock()
 
     @classmethod
@@ -78,14 +72,14 @@ class SqlStore(Store):
         await self._queue.submit(work, work.size())
 
     async def beat(self, writer: str) -> None:
-        await self._do(lambda connection: writes.hear(connection, [writer], self._clock()))
+        await self._desk.write(lambda connection: writes.hear(connection, [writer], self._clock()))
 
     async def reap(self, older_than_s: float) -> int:
         """A store that could not listen, being down or its database, gives every writer the whole time again."""
         silent_since_s = self._clock() - older_than_s
         if self._hearing_since_s > silent_since_s:
             return 0
-        return int(await self._do(lambda connection: writes.reap(connection, silent_since_s)))
+        return await self._desk.write(lambda connection: writes.reap(connection, silent_since_s))
 
     async def completions(self, tenant: str, query: CompletionQuery) -> Page:
         async with self._database.reading() as connection:
@@ -96,13 +90,12 @@ class SqlStore(Store):
             return await reads.completion(connection, tenant, completion_id)
 
     async def set_metadata(self, tenant: str, completion_id: str, metadata: Mapping[str, str]) -> Json | None:
-        result: Json | None = await self._do(
+        return await self._desk.write(
             lambda connection: writes.set_metadata(connection, tenant, completion_id, metadata)
         )
-        return result
 
     async def delete_completion(self, tenant: str, completion_id: str) -> bool:
-        return bool(await self._do(lambda connection: writes.delete_turn(connection, tenant, completion_id)))
+        return await self._desk.write(lambda connection: writes.delete_turn(connection, tenant, completion_id))
 
     async def messages(self, tenant: str, completion_id: str, query: CompletionQuery) -> Page | None:
         async with self._database.reading() as connection:
@@ -111,9 +104,6 @@ class SqlStore(Store):
     async def check(self) -> None:
         """By a write: a full disk and a lost lock show in nothing less."""
         await self.beat("(check)")
-
-    async def _do(self, run: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
-        return await self._queue.submit(Operation(run), 1024)
 
     async def _commit(self, works: Sequence[Work]) -> list[Any]:
         """In order; entries that stand next to each other are written as one set of rows."""

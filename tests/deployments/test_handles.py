@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.handles import RemoteBackend, RemoteStore
+from deployments.handles import RemoteBackend, remote_store
 from serve_app.protocol import (
     CursorNotFound,
     Delta,
@@ -150,5 +150,5 @@ async def test_what_a_store_call_raises_is_the_stores_own_error(
     make: Callable[[], Exception], raised: type[Exception], text: str
 ) -> None:
     with pytest.raises(raised) as caught:
-        await RemoteStore(StoreHandle(make)).check()
+        await remote_store(cast(Any, StoreHandle(make))).check()
     assert str(caught.value) == text
