@@ -8,12 +8,12 @@ from hashlib import blake2b, sha256
 from starlette.requests import Request
 
 from serve_app.api.body import parse
-from serve_app.api.context import Context, context_of, request_id_of, tenant_of
+from serve_app.api.context import Context, context_of, request_id_of, tenant_of, tier_of
 from serve_app.api.directory import Target
 from serve_app.api.translate import Errand
 from serve_app.api.wire.options import Called
 from serve_app.api.wire.shape import read
-from serve_app.protocol import Json, Opened, Turn
+from serve_app.protocol import Json, Opened, Tier, Turn
 
 _MAX_USER_CHARS = 512
 
@@ -31,6 +31,7 @@ class Call:
     id: str
     started_s: float
     caller_key: str | None
+    tier: Tier
 
     @property
     def local(self) -> bool:
@@ -38,7 +39,7 @@ class Call:
 
     @property
     def errand(self) -> Errand:
-        return Errand(self.request_id, self.tenant, self.target.name, self.context.limits.timeout_s)
+        return Errand(self.request_id, self.tenant, self.target.name, self.context.limits.timeout_s, self.tier)
 
     @property
     def fingerprint(self) -> str:
@@ -78,6 +79,7 @@ async def receive(request: Request) -> Call:
         id=context.new_id(),
         started_s=context.clock(),
         caller_key=_caller_key(request, tenant) if target.caller_key else None,
+        tier=tier_of(request),
     )
 
 

@@ -32,8 +32,9 @@ async def create(request: Request) -> Answer:
 
 def _local(call: Call) -> Answer:
     wanted = read(ChatRequest, call.body, call.context.limits)
-    head = Head(_id(call), int(call.started_s), call.target.id, call.fingerprint)
-    return Answer(call, _opened(call, wanted), translate.chat(wanted, call.errand), _reply(wanted, head))
+    work = translate.chat(wanted, call.errand)
+    head = Head(_id(call), int(call.started_s), call.target.id, call.fingerprint, translate.tier_name(work.tier))
+    return Answer(call, _opened(call, wanted), work, _reply(wanted, head))
 
 
 def _reply(wanted: ChatRequest, head: Head) -> Reply[Delta]:

@@ -215,7 +215,7 @@ def _head_json(kind: str, head: Head) -> bytes:
             "object": kind,
             "created": head.created,
             "model": head.model,
-            "service_tier": "default",
+            "service_tier": head.service_tier,
             "system_fingerprint": head.fingerprint,
         }
     )

@@ -12,7 +12,7 @@ from serve_app.api.admission import Admission, Tenant
 from serve_app.api.directory import Directory
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
-from serve_app.protocol import Store
+from serve_app.protocol import Store, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,11 @@ def context_of(request: Request) -> Context:
 def tenant_of(request: Request) -> Tenant:
     """Who asks, as the gate admitted them. A request that passed no gate has no tenant, and fails here."""
     return cast(Tenant, request.state.tenant)
+
+
+def tier_of(request: Request) -> Tier:
+    """The best tier that the request may have: ``state.tier`` where whoever made it for us set one (a batch does)."""
+    return cast(Tier, getattr(request.state, "tier", Tier.PRIORITY))
 
 
 def request_id_of(request: Request) -> str:

@@ -18,6 +18,7 @@ class Head:
     created: int
     model: str
     fingerprint: str
+    service_tier: str = "default"
 
 
 class Reply(Protocol[EventT_contra]):

@@ -10,21 +10,27 @@ import orjson
 from serve_app.api.wire.chat import ChatRequest, PlainFormat, SchemaFormat
 from serve_app.api.wire.completions import CompletionRequest
 from serve_app.api.wire.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
-from serve_app.api.wire.options import Called, StructuredOutputs
+from serve_app.api.wire.options import Called, Sampled, StructuredOutputs
 from serve_app.api.wire.tools import AllowedTools, Function, Named, NamedFunction
-from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text
+from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text, Tier
+
+_TIERS = {"flex": Tier.BATCH, "priority": Tier.PRIORITY, "fast": Tier.PRIORITY}
+"""What ``service_tier`` asks for; every other name is the default."""
+
+_TIER_NAMES = {Tier.BATCH: "flex", Tier.DEFAULT: "default", Tier.PRIORITY: "priority"}
 
 _ROLES = {"developer": "system", "function": "tool"}
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What a request carries whatever it asks for. ``model`` is what the backend calls it."""
+    """What a request carries whatever it asks for. ``model``: the backend's name for it; ``tier``: the best allowed."""
 
     request_id: str
     tenant: str
     model: str
     timeout_s: float
+    tier: Tier = Tier.PRIORITY
 
 
 def chat(request: ChatRequest, errand: Errand) -> Generate:
@@ -37,6 +43,7 @@ def chat(request: ChatRequest, errand: Errand) -> Generate:
         sampling=_sampling(request, request.most_tokens, (request.top_logprobs or 0) if request.logprobs else None),
         choices=request.n,
         constraint=_constraint(request),
+        tier=tier(request, errand),
         timeout_s=errand.timeout_s,
     )
 
@@ -53,8 +60,19 @@ def completion(request: CompletionRequest, errand: Errand) -> Generate:
         choices=request.candidates,
         echo=request.echo,
         constraint=_structure(request.structured_outputs) if request.structured_outputs else None,
+        tier=tier(request, errand),
         timeout_s=errand.timeout_s,
     )
+
+
+def tier_name(tier: Tier) -> str:
+    """What the answer calls the tier that it was given."""
+    return _TIER_NAMES[tier]
+
+
+def tier(request: Sampled, errand: Errand) -> Tier:
+    """What the client asks for, but no better than it may have."""
+    return max(_TIERS.get(request.service_tier or "", Tier.DEFAULT), errand.tier)
 
 
 def relay(

@@ -21,7 +21,7 @@ from serve_app.protocol.events import (
 )
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Generate, Relay, Sampling, Text
-from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order
+from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 
 __all__ = [
     "Backend",
@@ -49,6 +49,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Text",
+    "Tier",
     "TokenLogprob",
     "ToolCallDelta",
     "Turn",

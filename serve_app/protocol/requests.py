@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from serve_app.protocol.vocabulary import Json
+from serve_app.protocol.vocabulary import Json, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Generate:
     choices: int = 1
     echo: bool = False
     constraint: Constraint | None = None
+    tier: Tier = Tier.DEFAULT
     timeout_s: float = 600.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Literal
 
 Json = dict[str, Any]
@@ -10,6 +10,14 @@ Json = dict[str, Any]
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 Order = Literal["asc", "desc"]
+
+
+class Tier(IntEnum):
+    """Whose turn comes first; equal tiers share fairly among tenants. ``BATCH`` runs on what the others leave idle."""
+
+    PRIORITY = 0
+    DEFAULT = 1
+    BATCH = 2
 
 
 class FailureCode(StrEnum):

@@ -12,7 +12,7 @@ from serve_app.api.wire.chat import ChatRequest
 from serve_app.api.wire.completions import CompletionRequest
 from serve_app.api.wire.forward import ForwardedChat
 from serve_app.api.wire.shape import read
-from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text
+from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text, Tier
 
 ERRAND = Errand("req-1", "tenant-1", "backend-name", 30.0)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -207,3 +207,22 @@ def test_a_relayed_stream_always_tells_us_its_usage(options: Json | None, hidden
     request = relay(stream=True, stream_options=options)
     assert orjson.loads(request.body)["stream_options"] == (options or {}) | {"include_usage": True}
     assert request.hide_usage is hidden
+
+
+@pytest.mark.parametrize(
+    ("service_tier", "allowed", "given"),
+    [
+        (None, Tier.PRIORITY, Tier.DEFAULT),
+        ("auto", Tier.PRIORITY, Tier.DEFAULT),
+        ("flex", Tier.PRIORITY, Tier.BATCH),
+        ("priority", Tier.PRIORITY, Tier.PRIORITY),
+        ("priority", Tier.BATCH, Tier.BATCH),
+        (None, Tier.BATCH, Tier.BATCH),
+    ],
+)
+def test_a_request_gets_the_tier_it_asks_for_but_none_better_than_it_may_have(
+    service_tier: str | None, allowed: Tier, given: Tier
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "service_tier": service_tier}
+    errand = Errand("req-1", "tenant-1", "backend-name", 30.0, allowed)
+    assert translate.chat(read(ChatRequest, body, Limits()), errand).tier is given

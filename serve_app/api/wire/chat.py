@@ -51,7 +51,7 @@ class ChatRequest(Sampled):
     """Every parameter of OpenAI's, and the extras we accept. What is not named here or above is ignored.
 
     Without effect, by decision: ``verbosity`` and ``reasoning_effort`` beyond what the model's template makes of them,
-    ``prompt_cache_key`` and its kin (prefixes are kept per tenant anyway), and ``service_tier`` (there is one).
+    ``prompt_cache_key`` and its kin (prefixes are kept per tenant anyway).
     """
 
     messages: list[AnyMessage] = Field(min_length=1)
