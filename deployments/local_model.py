@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serve_app.engine.backend import LocalBackend
-from serve_app.engine.llama import ModelLoadError
 from serve_app.engine.loading import LocalModelOptions, load
+from serve_app.engine.model import ModelLoadError
 from serve_app.protocol import Event, Failed, FailureCode, Generate, ModelCard, Relay
 
 _log = logging.getLogger("ray.serve")

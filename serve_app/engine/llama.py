@@ -1,4 +1,4 @@
-"""Llama: RAII over llama_cpp's low-level API. The only ctypes in the house, and the last place that can refuse.
+"""Llama: RAII over llama_cpp's low-level API, for generating. The last place that can refuse.
 
 llama.cpp answers a careless call with an abort of the whole process: a batch larger than ``n_batch``, logits asked of a
 row that was not requested, a token outside the vocabulary. All of these are refused here, in Python.
@@ -6,11 +6,7 @@ row that was not requested, a token outside the vocabulary. All of these are ref
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import logging
 import time
-import weakref
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -20,17 +16,11 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.engine.model import Model, ModelLoadError
 from serve_app.engine.sequence import Chunk
 from serve_app.engine.threads import ThreadTuner
 
 Logits = npt.NDArray[np.float32]
-
-_log = logging.getLogger("llm_backend.llama")
-_GGML_LOG_ERROR = 4
-
-
-class ModelLoadError(Exception):
-    """The model cannot serve. The message is one line for the operator and names no path."""
 
 
 class Decoded(Enum):
@@ -56,34 +46,13 @@ class LlamaOptions:
     n_gpu_layers: int = 0
 
 
-@functools.cache
-def _quiet_llama() -> Any:
-    """llama.cpp's log goes to ours: errors as warnings, the rest at debug. Cached: C keeps the callback for ever."""
-
-    def forward(level: int, text: bytes, _user: object) -> None:
-        line = text.decode("utf-8", "replace").strip()
-        if line:
-            _log.log(logging.WARNING if level >= _GGML_LOG_ERROR and level != 5 else logging.DEBUG, "%s", line)
-
-    callback = llama_cpp.llama_log_callback(forward)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    return callback
-
-
-class Llama:
-    """One model and one context. ``tokenize`` may be called from any thread, the rest from the engine's only."""
+class Llama(Model):
+    """A model with one context to generate from: the context is of the engine's thread alone."""
 
     def __init__(self, options: LlamaOptions) -> None:
-        _quiet_llama()
+        super().__init__(options.path, options.n_gpu_layers)
         self._context: Any = None
         self._batch: Any = None
-        self._model: Any = self._load(options)
-        # Not in close(): other threads may be tokenizing. Not at exit: the engine may be computing.
-        weakref.finalize(self, llama_cpp.llama_model_free, self._model).atexit = False
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self.n_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self.n_batch = options.n_batch
         self.n_rows = options.n_rows
         self._tuner = ThreadTuner(options.n_threads, adapt=options.n_gpu_layers == 0)
@@ -92,17 +61,8 @@ class Llama:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(options.n_batch, 0, 1)
         self._columns = _Columns(self._batch, options.n_batch)
-        self.pieces = [self._piece(token) for token in range(self.n_vocab)]
+        self.pieces = [self.piece(token) for token in range(self.n_vocab)]
         self._rows: Logits = np.empty((0, self.n_vocab), dtype=np.float32)
-
-    @staticmethod
-    def _load(options: LlamaOptions) -> Any:
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = options.n_gpu_layers
-        model = llama_cpp.llama_model_load_from_file(options.path.encode(), params)
-        if not model:
-            raise ModelLoadError("llama.cpp cannot read the file as a GGUF model it knows")
-        return model
 
     def _open(self, options: LlamaOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
@@ -125,83 +85,6 @@ class Llama:
         if self._context is not None:
             llama_cpp.llama_free(self._context)
         self._batch = self._context = None
-
-    # --- vocabulary
-
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Text to token ids. ``special``: whether control tokens written out in ``text`` become such tokens."""
-        data = text.encode()
-        room = len(data) + 8
-        tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if count < 0:
-            raise ValueError("the text cannot be tokenized")
-        return list(tokens[:count])
-
-    def _piece(self, token: int) -> bytes:
-        buffer = ctypes.create_string_buffer(256)
-        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
-        if size < 0:
-            buffer = ctypes.create_string_buffer(-size)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
-        return buffer.raw[:size]
-
-    @functools.cached_property
-    def control_texts(self) -> tuple[str, ...]:
-        """How this vocabulary's control tokens are written."""
-        texts = (self._written(token) for token in range(self.n_vocab) if self._is_control(token))
-        return tuple(text for text in texts if text)
-
-    def written(self, token: int) -> str:
-        """A token as its vocabulary writes it; empty for "there is none" (negative ids)."""
-        return self._written(token) if token >= 0 else ""
-
-    def _written(self, token: int) -> str:
-        return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
-
-    def _is_control(self, token: int) -> bool:
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
-
-    @functools.cached_property
-    def end_tokens(self) -> frozenset[int]:
-        """Every token that ends a generation."""
-        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
-
-    @property
-    def bos(self) -> int:
-        return int(llama_cpp.llama_vocab_bos(self._vocab))
-
-    @property
-    def eos(self) -> int:
-        return int(llama_cpp.llama_vocab_eos(self._vocab))
-
-    @property
-    def adds_bos(self) -> bool:
-        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
-
-    @property
-    def infill(self) -> tuple[int, int, int] | None:
-        """Tokens for prefix, suffix and middle; None when the model was not trained to fill in."""
-        names = (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
-        prefix, suffix, middle = (int(name(self._vocab)) for name in names)
-        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja source from the GGUF."""
-        source = llama_cpp.llama_model_chat_template(self._model, None)
-        return source.decode("utf-8", "replace") if source else None
-
-    @property
-    def can_reuse(self) -> bool:
-        """Whether a prefix can be kept while its suffix is forgotten: not with recurrent state."""
-        model = self._model
-        return not (llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
-
-    @property
-    def vocab_handle(self) -> Any:
-        """For libraries that speak llama.cpp themselves."""
-        return self._vocab
 
     # --- memory and computing (engine thread)
 

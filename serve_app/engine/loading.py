@@ -10,7 +10,8 @@ from pathlib import Path
 
 from serve_app.engine.backend import LocalBackend, LocalOptions
 from serve_app.engine.figures import EngineOptions
-from serve_app.engine.llama import Llama, LlamaOptions, ModelLoadError
+from serve_app.engine.llama import Llama, LlamaOptions
+from serve_app.engine.model import ModelLoadError
 from serve_app.engine.prompt import Prompter
 from serve_app.engine.template import CHATML, ChatTemplate, probe
 

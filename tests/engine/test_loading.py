@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.engine import loading
-from serve_app.engine.llama import ModelLoadError
 from serve_app.engine.loading import LocalModelOptions, load
+from serve_app.engine.model import ModelLoadError
 from tests.engine.asking import ask, request
 from tests.model import model_path
 
