@@ -75,7 +75,7 @@ class Answer(Response):
         self, end: End, last: list[bytes], stream: EventStream, asgi: tuple[Scope, Receive, Send]
     ) -> None:
         if isinstance(end, Failed):
-            await (stream.fail(end) if stream.begun else respond(end)(*asgi))
+            await (stream.fail(end, last) if stream.begun else respond(end)(*asgi))
         elif isinstance(end, Done) and self._call.called.stream:
             await stream.complete(last)
         elif isinstance(end, Done):
@@ -102,16 +102,18 @@ class _Run:
         self._stream = stream
 
     async def to_its_end(self, receive: Receive) -> tuple[End, list[bytes]]:
-        """The end, closed in the ledger, and the JSON that was held back for it."""
+        """The end, closed in the ledger, and the JSON that goes with it."""
         telling = asyncio.create_task(self._tell())
         leaving = asyncio.create_task(_client_left(receive))
         end: End = None
         try:
             end = await self._watch(telling, leaving)
+            if isinstance(end, Failed):
+                self._last = self._reply.fail(end)
         finally:
             kept = await _through(asyncio.create_task(self._close(end, telling, leaving)))
         if isinstance(end, Done) and self._opened.turn is not None and not kept:
-            return _NOT_KEPT, []
+            return _NOT_KEPT, self._reply.fail(_NOT_KEPT)
         return end, self._last
 
     # --- work ---------------------------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ class _Run:
                     chunks += self._reply.take(event)
                 case Started():
                     self._prompt = event
+                    chunks += self._reply.start(event)
                 case _:
                     end = event
                     break

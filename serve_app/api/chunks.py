@@ -27,7 +27,7 @@ class _Choice:
     finish: Finish = "stop"
 
 
-class ChatStream:
+class ChatStream(Reply[Delta]):
     """``usage``: the client asked for it. ``pad``: it asked for obfuscation. ``legacy``: it offered ``functions``."""
 
     def __init__(self, head: Head, choices: int = 1, *, usage: bool = False, pad: bool = False, legacy: bool = False):
@@ -127,7 +127,7 @@ class _Said:
         return bool(self.text or self.reasoning or self.calls)
 
 
-class ChatBody:
+class ChatBody(Reply[Delta]):
     """The whole answer as one object. ``metadata``: the client's, where the answer is stored."""
 
     def __init__(self, head: Head, choices: int = 1, *, legacy: bool = False, metadata: Json | None = None) -> None:
@@ -184,7 +184,7 @@ class ChatBody:
         return message
 
 
-class KeptChatStream:
+class KeptChatStream(Reply[Delta]):
     """A stream that is also folded into the object to store."""
 
     def __init__(self, shown: Reply[Delta], folded: ChatBody) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from serve_app.api.reply import usage_json
+from serve_app.api.reply import Reply, usage_json
 from serve_app.protocol import Json, Relayed, Usage
 
 
-class RelayedStream:
+class RelayedStream(Reply[Relayed]):
     """The upstream's chunks, byte for byte."""
 
     def take(self, event: Relayed) -> list[bytes]:
@@ -23,7 +23,7 @@ class RelayedStream:
         return None
 
 
-class RelayedBody:
+class RelayedBody(Reply[Relayed]):
     """The upstream's one JSON body, byte for byte."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RelayedBody:
         return None
 
 
-class KeptRelayedBody:
+class KeptRelayedBody(Reply[Relayed]):
     """The upstream's body under an id of ours, by which it can be found again."""
 
     def __init__(self, id_: str, metadata: Json) -> None:
@@ -58,7 +58,7 @@ class KeptRelayedBody:
         return self._body
 
 
-class KeptRelayedStream:
+class KeptRelayedStream(Reply[Relayed]):
     """The upstream's chunks under an id of ours. Those that say it is over wait until it is stored."""
 
     def __init__(self, id_: str, metadata: Json) -> None:

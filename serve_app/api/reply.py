@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from serve_app.protocol import Delta, Json, Relayed, Usage
+from serve_app.protocol import Delta, Failed, Json, Relayed, Started, Usage
 
 EventT_contra = TypeVar("EventT_contra", Delta, Relayed, contravariant=True)
 
@@ -24,6 +24,10 @@ class Head:
 class Reply(Protocol[EventT_contra]):
     """Events of one answer -> the JSON its client gets. Pure, stateful, one per answer."""
 
+    def start(self, started: Started) -> list[bytes]:
+        """The chunks that a stream begins with, once its request was admitted."""
+        return []
+
     def take(self, event: EventT_contra) -> list[bytes]:
         """The chunks to send now; none where the answer is a single body."""
         ...
@@ -31,6 +35,10 @@ class Reply(Protocol[EventT_contra]):
     def end(self, usage: Usage) -> list[bytes]:
         """What was held back until the good end was certain: the last chunks, or the body."""
         ...
+
+    def fail(self, failed: Failed) -> list[bytes]:
+        """The chunks that end a stream which had begun; none where the error alone says it all. Before ``kept``."""
+        return []
 
     def kept(self, usage: Usage, *, whole: bool) -> Json | None:
         """The completion object to store. Not ``whole``: what there is of it, None when there is nothing."""

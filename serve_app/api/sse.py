@@ -65,9 +65,10 @@ class EventStream:
         await self._put({"type": "http.response.body", "body": DONE, "more_body": True})
         await self._close()
 
-    async def fail(self, failed: Failed) -> None:
-        """The bad end: one error, and nothing that could be taken for a good one."""
-        await self.write(orjson.dumps(errors.envelope(failed)))
+    async def fail(self, failed: Failed, last: Sequence[bytes] = ()) -> None:
+        """The bad end: the reply's own words for it, or one error; nothing that could be taken for a good one."""
+        for data in last or (orjson.dumps(errors.envelope(failed)),):
+            await self.write(data)
         await self._close()
 
     def abandon(self) -> None:

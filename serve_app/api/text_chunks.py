@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from serve_app.api.reply import Head, usage_json
+from serve_app.api.reply import Head, Reply, usage_json
 from serve_app.protocol import Delta, Finish, Json, TokenLogprob, Usage
 
 
@@ -39,7 +39,7 @@ def _top(token: TokenLogprob) -> Json | None:
     return {text: logprob for text, logprob, _ in token.top} | {token.token: token.logprob}
 
 
-class CompletionStream:
+class CompletionStream(Reply[Delta]):
     """``choices``: over all prompts. ``usage``: the client asked for it. Finish chunks wait for ``end``."""
 
     def __init__(self, head: Head, choices: int = 1, *, usage: bool = False) -> None:
@@ -84,7 +84,7 @@ class _Candidate:
         return sum(known) / len(known) if known else float("-inf")
 
 
-class CompletionBody:
+class CompletionBody(Reply[Delta]):
     """The whole answer as one object.
 
     Of each prompt's ``candidates`` the ``n`` most likely are kept, best first; with as many as ``n``, all, in order.
