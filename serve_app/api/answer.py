@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.calls import Call
+from serve_app.api.framing import framing_of
 from serve_app.api.refusals import INTERNAL, respond
 from serve_app.api.reply import Reply
 from serve_app.api.sse import ClientGone, EventStream
@@ -64,7 +65,7 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._call.context.ledger.open(self._opened)
-        stream = EventStream(send, asyncio.get_running_loop().time)
+        stream = EventStream(send, asyncio.get_running_loop().time, framing_of(scope))
         run = _Run(self._call, self._opened, self._request, self._reply, stream)
         end, last = await run.to_its_end(receive)
         async with asyncio.timeout(self._call.context.limits.write_timeout_s):
@@ -75,7 +76,7 @@ class Answer(Response):
         self, end: End, last: list[bytes], stream: EventStream, asgi: tuple[Scope, Receive, Send]
     ) -> None:
         if isinstance(end, Failed):
-            await (stream.fail(end, last) if stream.begun else respond(end)(*asgi))
+            await (stream.fail(end, last) if stream.begun else respond(end, asgi[0])(*asgi))
         elif isinstance(end, Done) and self._call.called.stream:
             await stream.complete(last)
         elif isinstance(end, Done):

@@ -1,7 +1,8 @@
 """The one door: everything that comes in is named, admitted and bounded here, and everything that goes out is signed.
 
-Deny by default: only the health routes answer to someone who was not admitted. A body is read here, whole, before
-anything else sees the request, so nothing behind this door has to think of slow, endless or compressed bodies.
+Deny by default: only the health routes answer to someone who was not admitted. A JSON body is read here, whole, before
+anything else sees the request, so nothing behind this door has to think of slow, endless or compressed bodies. Routes
+that say they take other media types (``openapi_extra``) get theirs as it comes, counted and timed here all the same.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Collection
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.context import Context
-from serve_app.api.limits import Limits
 from serve_app.api.refusals import INTERNAL, respond
+from serve_app.api.uploads import ANY_MEDIA, Upload, refuse_announced, whole
 from serve_app.errors import RequestError
 from serve_app.protocol import FailureCode
 
@@ -32,7 +36,7 @@ _CLIENT_LEFT = 499
 class Gate:
     """Pure ASGI, around the whole app. ``own_request_id``: nobody in front adds ``x-request-id`` to the answers."""
 
-    def __init__(self, app: ASGIApp, context: Context, *, own_request_id: bool) -> None:
+    def __init__(self, app: FastAPI, context: Context, *, own_request_id: bool) -> None:
         self.app = app
         self._context = context
         self._own_request_id = own_request_id
@@ -52,7 +56,7 @@ class Gate:
         try:
             await self._pass(scope, exchange)
         except RequestError as refusal:
-            await respond(refusal.failed)(scope, exchange.receive, exchange.send)
+            await respond(refusal.failed, scope)(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             exchange.client_left = True
             raise
@@ -61,7 +65,7 @@ class Gate:
                 return
             log.exception("request %s failed", request_id)
             if exchange.status is None:
-                await respond(INTERNAL)(scope, exchange.receive, exchange.send)
+                await respond(INTERNAL, scope)(scope, exchange.receive, exchange.send)
             elif not exchange.complete:
                 raise  # The server cuts the connection, so that nobody takes half an answer for a whole one.
         finally:
@@ -72,10 +76,34 @@ class Gate:
         if scope["path"].removeprefix(scope.get("root_path", "")) not in _PUBLIC:
             scope["state"]["tenant"] = self._context.admission.admit(scope)
             if exchange.method in _WITH_BODY:
-                exchange.body = await _body(scope, exchange.receive, self._context.limits)
+                await self._admit_body(scope, exchange)
         if exchange.method == "HEAD":
             scope["method"] = "GET"
         await self.app(scope, exchange.receive, exchange.send)
+
+    async def _admit_body(self, scope: Scope, exchange: _Exchange) -> None:
+        """Takes the body, or lets it through where the route does that itself; raises ``RequestError`` for neither."""
+        headers, limits = Headers(scope=scope), self._context.limits
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise RequestError(FailureCode.MEDIA_TYPE, "Compressed bodies are not accepted: send no Content-Encoding.")
+        taken = self._media_types(scope)
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if ANY_MEDIA in taken or media_type in taken:
+            refuse_announced(headers, limits.max_upload_bytes)
+            exchange.upload = Upload(limits)
+        elif media_type in ("", "application/json"):
+            exchange.body = await whole(headers, exchange.receive, limits)
+        else:
+            raise RequestError(FailureCode.MEDIA_TYPE, "Send the body as JSON, with Content-Type: application/json.")
+
+    def _media_types(self, scope: Scope) -> Collection[str]:
+        """What the route that will answer says it takes beside JSON; empty where it says nothing."""
+        for route in self.app.routes:
+            if route.matches(scope)[0] is Match.FULL:
+                extra = getattr(route, "openapi_extra", None) or {}
+                content: Collection[str] = extra.get("requestBody", {}).get("content", {})
+                return content
+        return ()
 
 
 class _Exchange:
@@ -88,6 +116,7 @@ class _Exchange:
         self._started_s = asyncio.get_running_loop().time()
         self.method = method
         self.body: bytes | None = None
+        self.upload: Upload | None = None
         self.status: int | None = None
         self.complete = False
         self.client_left = False
@@ -99,7 +128,7 @@ class _Exchange:
         if self.body is not None:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        message = await self._receive()
+        message = await (self.upload.receive(self._receive) if self.upload else self._receive())
         if message["type"] == "http.disconnect" and not self.complete:
             self.client_left = True
         return message
@@ -123,42 +152,6 @@ class _Exchange:
             headers["x-request-id"] = self._request_id
         headers["openai-processing-ms"] = str(round(self.elapsed_ms()))
         headers["openai-version"] = "2020-10-01"
-
-
-async def _body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """The request's whole body; raises ``RequestError`` for one that is too large, too slow, or not plain JSON."""
-    headers = Headers(scope=scope)
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError(FailureCode.MEDIA_TYPE, "Compressed bodies are not accepted: send no Content-Encoding.")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in ("", "application/json"):
-        raise RequestError(FailureCode.MEDIA_TYPE, "Send the body as JSON, with Content-Type: application/json.")
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limits.max_body_bytes:
-        raise _too_large(limits)
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            return await _collect(receive, limits)
-    except TimeoutError:
-        text = f"The body did not arrive within {limits.body_timeout_s:g} seconds."
-        raise RequestError(FailureCode.REQUEST_TIMEOUT, text) from None
-
-
-async def _collect(receive: Receive, limits: Limits) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect()
-        body += message.get("body", b"")
-        if len(body) > limits.max_body_bytes:
-            raise _too_large(limits)
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _too_large(limits: Limits) -> RequestError:
-    return RequestError(FailureCode.TOO_LARGE, f"The body is larger than {limits.max_body_bytes} bytes.")
 
 
 def _plain_id(scope: Scope, header: str) -> str | None:

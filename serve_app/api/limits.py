@@ -11,7 +11,10 @@ class Limits:
 
     max_body_bytes: int = 8 * 1024 * 1024
     body_timeout_s: float = 30.0
-    """From the request's headers to the last byte of its body."""
+    """From the request's headers to the last byte of a JSON body; for an upload, from one piece to the next."""
+
+    max_upload_bytes: int = 513 * 1024 * 1024
+    """Of a body that is not read whole: the largest file of OpenAI's, and its form around it."""
 
     max_depth: int = 32
     max_messages: int = 2048

@@ -1,4 +1,4 @@
-"""How a failure looks over HTTP: every refusal, wherever it was raised, leaves through here in OpenAI's envelope."""
+"""How a failure looks over HTTP: every refusal, wherever it was raised, leaves through here in its API's envelope."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Scope
 
 from serve_app import errors
+from serve_app.api.framing import framing_of
 from serve_app.errors import RequestError
 from serve_app.protocol import CursorNotFound, Failed, FailureCode, StoreError
 
@@ -21,12 +23,12 @@ _NO_CURSOR = Failed(FailureCode.INVALID_REQUEST, "`after` names nothing in this 
 _Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def respond(failed: Failed) -> Response:
+def respond(failed: Failed, scope: Scope) -> Response:
     """The answer to a request that failed before anything was sent."""
     headers = errors.headers(failed)
     if failed.code is FailureCode.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(errors.envelope(failed), errors.status(failed), headers)
+    return JSONResponse(framing_of(scope).failure(failed), errors.status(failed), headers)
 
 
 def install(app: FastAPI) -> None:
@@ -40,22 +42,23 @@ def install(app: FastAPI) -> None:
 
 def _always(failed: Failed) -> _Handler:
     async def answer(request: Request, error: Exception) -> Response:
-        return respond(failed)
+        return respond(failed, request.scope)
 
     return answer
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101  # registered for nothing else
-    return respond(error.failed)
+    return respond(error.failed, request.scope)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     """No route for this path, or none for this method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for nothing else
     if error.status_code != 405:
-        return respond(Failed(FailureCode.NOT_FOUND, "There is nothing at this address."))
-    response = respond(Failed(FailureCode.METHOD_NOT_ALLOWED, "This address does not answer to this method."))
+        return respond(Failed(FailureCode.NOT_FOUND, "There is nothing at this address."), request.scope)
+    failed = Failed(FailureCode.METHOD_NOT_ALLOWED, "This address does not answer to this method.")
+    response = respond(failed, request.scope)
     response.headers["allow"] = ", ".join(_methods(request))
     return response
 

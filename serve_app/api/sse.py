@@ -1,4 +1,4 @@
-"""Server-sent events: JSON -> frames, one frame per write, and exactly one end."""
+"""A stream on its way to a client: one frame per write, and exactly one end."""
 
 from __future__ import annotations
 
@@ -9,26 +9,12 @@ from contextlib import suppress
 import orjson
 from starlette.types import Message, Send
 
-from serve_app import errors
+from serve_app.api.framing import Framing
 from serve_app.protocol import Failed
-
-KEEP_ALIVE = b": keep-alive\n\n"
-DONE = b"data: [DONE]\n\n"
-
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class ClientGone(Exception):
     """The server cannot write to this client any more."""
-
-
-def frame(data: bytes) -> bytes:
-    """One event. ``data`` is JSON on one line."""
-    return b"data: " + data + b"\n\n"
 
 
 class EventStream:
@@ -38,9 +24,10 @@ class EventStream:
     none is; ``wrote_s``: when the last one ended. Both by ``clock``, a monotonic one, in seconds.
     """
 
-    def __init__(self, send: Send, clock: Callable[[], float]) -> None:
+    def __init__(self, send: Send, clock: Callable[[], float], framing: Framing) -> None:
         self._send = send
         self._clock = clock
+        self._framing = framing
         self._lock = asyncio.Lock()
         self._comment: asyncio.Task[None] | None = None
         self.begun = False
@@ -49,27 +36,33 @@ class EventStream:
 
     async def begin(self) -> None:
         self.begun = True
-        await self._put({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        headers = [
+            (b"content-type", self._framing.media_type.encode()),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        await self._put({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def write(self, data: bytes) -> None:
-        await self._put({"type": "http.response.body", "body": frame(data), "more_body": True})
+        await self._body(self._framing.frame(data))
 
     def keep_alive(self) -> None:
         """Writes a comment, without waiting for it: whoever watches over the stream must not wait for its client."""
         self._comment = asyncio.create_task(self._remark())
 
     async def complete(self, last: Sequence[bytes]) -> None:
-        """The good end: the last chunks, then ``[DONE]``."""
+        """The good end: the last chunks, then what says that there are no more."""
         for data in last:
             await self.write(data)
-        await self._put({"type": "http.response.body", "body": DONE, "more_body": True})
-        await self._close()
+        if self._framing.done:
+            await self._body(self._framing.done)
+        await self._body(b"", more=False)
 
     async def fail(self, failed: Failed, last: Sequence[bytes] = ()) -> None:
         """The bad end: the reply's own words for it, or one error; nothing that could be taken for a good one."""
-        for data in last or (orjson.dumps(errors.envelope(failed)),):
+        for data in last or (orjson.dumps(self._framing.failure(failed)),):
             await self.write(data)
-        await self._close()
+        await self._body(b"", more=False)
 
     def abandon(self) -> None:
         """Nothing more will be written: lets go of a comment that still waits for its client."""
@@ -78,10 +71,10 @@ class EventStream:
 
     async def _remark(self) -> None:
         with suppress(ClientGone):
-            await self._put({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+            await self._body(self._framing.keep_alive)
 
-    async def _close(self) -> None:
-        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _body(self, data: bytes, *, more: bool = True) -> None:
+        await self._put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _put(self, message: Message) -> None:
         async with self._lock:
