@@ -98,6 +98,7 @@ class RemoteStore(RemoteRoom):
 
     def __init__(self, handle: DeploymentHandle) -> None:
         super().__init__(handle, LEDGER)
+        self.streams = RemoteRoom(handle, "streams")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

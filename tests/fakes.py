@@ -19,6 +19,7 @@ from serve_app.protocol import (
     Relay,
     StoreError,
 )
+from tests.memory_rooms import MemoryStreams
 
 Step = list[Event] | asyncio.Event
 """A list of events to send, or something to wait for first."""
@@ -109,6 +110,7 @@ class MemoryStore:
         self.fault: Callable[[str], Awaitable[None]] | None = None
         self.reply_fault: Callable[[str], Awaitable[None]] | None = None
         self._called = asyncio.Event()
+        self.streams = MemoryStreams(self._enter)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Returns once the condition holds; looks again after every call."""

@@ -15,13 +15,14 @@ from serve_app.api.gate import Gate
 def create_app(context: Context, *, own_request_id: bool) -> Gate:
     """``own_request_id``: False where the server in front adds ``x-request-id`` to every answer itself.
 
-    The app owns the ledger's background work: it begins and ends with the lifespan.
+    The app owns the ledger's tasks and what runs in the background: they end with the lifespan.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.ledger.start()
         yield
+        await context.background.stop()
         await context.ledger.stop()
 
     app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
 
 from serve_app.api.admission import Admission, Tenant
+from serve_app.api.background import Background
 from serve_app.api.directory import Directory
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
@@ -26,6 +27,7 @@ class Context:
     limits: Limits
     new_id: Callable[[], str]
     clock: Callable[[], float]
+    background: Background = field(default_factory=Background)
 
 
 def context_of(request: Request) -> Context:

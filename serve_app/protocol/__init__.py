@@ -21,6 +21,7 @@ from serve_app.protocol.events import (
 )
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Generate, Relay, Sampling, Text
+from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "Started",
     "Store",
     "StoreError",
+    "Streams",
+    "Stretch",
     "Text",
     "Tier",
     "TokenLogprob",

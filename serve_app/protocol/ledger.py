@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from serve_app.protocol.events import Usage
+from serve_app.protocol.streams import Streams
 from serve_app.protocol.vocabulary import Json, Order
 
 
@@ -84,6 +85,8 @@ class CursorNotFound(Exception):
 
 class Store(Protocol):
     """Durable state. Every method raises ``StoreError`` when the database cannot answer; reads never cross tenants."""
+
+    streams: Streams
 
     async def write(self, entries: Sequence[Opened | Closed]) -> None:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Dialect,
     Double,
@@ -154,3 +155,26 @@ writers = Table(
     Column("seen_s", Double, nullable=False),
 )
 """When each writer was last heard, in epoch seconds of the store's clock."""
+
+streams = Table(
+    "streams",
+    METADATA,
+    Column("tenant", Name, primary_key=True),
+    Column("stream_id", Name, primary_key=True),
+    Column("following", BigInteger, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("heard_s", Double, nullable=False),
+    Index("ix_streams_heard", "heard_s"),
+)
+"""One recorded stream: ``following`` is the position after its last event; ``heard_s`` when its recorder wrote last."""
+
+stretches = Table(
+    "stretches",
+    METADATA,
+    Column("tenant", Name, primary_key=True),
+    Column("stream_id", Name, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("following", BigInteger, nullable=False),
+    Column("events", LargeBinary, nullable=False),
+)
+"""Events that were written together: positions ``first`` up to, not including, ``following``."""

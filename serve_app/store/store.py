@@ -10,13 +10,14 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, Store, StoreError
+from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, Store, StoreError, Streams
 from serve_app.store import reads, writes
 from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
 from serve_app.store.migrations import migrate
 from serve_app.store.rows import Ledger, joined, ledger
+from serve_app.store.streams import StreamRoom
 
 _QUEUED_BYTES = 64 << 20
 """What may wait to be written. As much again may be in the transaction that is under way."""
@@ -37,6 +38,8 @@ class SqlStore(Store):
         self._clock = clock
         self._queue: CommitQueue[Work] = CommitQueue(self._commit, _QUEUED_BYTES)
         self._desk = Desk(database, self._queue, clock)
+        self._stream_room = StreamRoom(self._desk)
+        self.streams: Streams = self._stream_room
         self._hearing_since_s = clock()
 
     @classmethod
@@ -75,7 +78,11 @@ class SqlStore(Store):
         await self._desk.write(lambda connection: writes.hear(connection, [writer], self._clock()))
 
     async def reap(self, older_than_s: float) -> int:
-        """A store that could not listen, being down or its database, gives every writer the whole time again."""
+        """Also forgets what is kept for a time only.
+
+        A store that could not listen, being down or its database, gives every writer the whole time again.
+        """
+        await self._stream_room.sweep()
         silent_since_s = self._clock() - older_than_s
         if self._hearing_since_s > silent_since_s:
             return 0

@@ -22,7 +22,7 @@ from tests.postgres_server import PostgresServer
 from tests.store.entries import FakeClock, closed, count, opened, rows
 
 ROOT = Path(__file__).parents[2]
-TABLES = {"messages", "turns", "labels", "usage", "writers", "alembic_version"}
+TABLES = {"messages", "turns", "labels", "usage", "writers", "streams", "stretches", "alembic_version"}
 
 OPENER = """
 import asyncio, sys
