@@ -53,7 +53,7 @@ bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install -q uv
 	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --group dev -c requirements.lock --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements-dev.lock
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra k8s -c requirements.lock --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements-dev.lock
 
 clean: ## the virtual environment goes, models and data stay
 	@rm -rf $(VENV)

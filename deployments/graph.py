@@ -55,6 +55,12 @@ class GraphArgs(BaseModel):
 
     ingress_max_replicas: int = Field(4, ge=1)
 
+    upstream_cpus: float = Field(0, ge=0)
+    """num_cpus of an upstream's replica. What takes some CPU is never put on a head that offers none."""
+
+    store_cpus: float = Field(0, ge=0)
+    """num_cpus of the store's replica."""
+
 
 def build(args: GraphArgs) -> Application:
     """Serve's entry point: settings from the environment and ``models.yaml``."""
@@ -94,8 +100,8 @@ def compose(args: GraphArgs, settings: Settings, *, hidden: Collection[str]) -> 
     application: Application = ingress(Ingress).bind(
         options,
         {name: _local(name, model, resources[name], settings, quiet) for name, model in catalogue.models.items()},
-        {name: _upstream(name, each, settings, quiet) for name, each in settings.upstreams.items()},
-        _store(settings, quiet),
+        {name: _upstream(name, each, args, settings, quiet) for name, each in settings.upstreams.items()},
+        _store(args, settings, quiet),
     )
     return application
 
@@ -139,12 +145,14 @@ def _local(
     return application
 
 
-def _upstream(name: str, upstream: UpstreamSettings, settings: Settings, quiet: dict[str, str]) -> Application:
+def _upstream(
+    name: str, upstream: UpstreamSettings, args: GraphArgs, settings: Settings, quiet: dict[str, str]
+) -> Application:
     """One UpstreamModel. The key travels as an argument, to this deployment only."""
     key = upstream.api_key.get_secret_value() if upstream.api_key else None
     deployment = serve.deployment(
         name=_deployment_name("UpstreamModel", name),
-        ray_actor_options={"num_cpus": 0, **_environment(quiet)},
+        ray_actor_options={"num_cpus": args.upstream_cpus, **_environment(quiet)},
         autoscaling_config=AutoscalingConfig(min_replicas=1, max_replicas=4, target_ongoing_requests=200),
         max_ongoing_requests=2000,
         graceful_shutdown_timeout_s=LONGEST_STREAM_S,
@@ -155,12 +163,12 @@ def _upstream(name: str, upstream: UpstreamSettings, settings: Settings, quiet: 
     return application
 
 
-def _store(settings: Settings, quiet: dict[str, str]) -> Application:
+def _store(args: GraphArgs, settings: Settings, quiet: dict[str, str]) -> Application:
     """The one writer: never two at a time, not even during an update."""
     deployment = serve.deployment(
         name="ConversationStore",
         num_replicas=1,
-        ray_actor_options={"num_cpus": 0, **_environment(quiet)},
+        ray_actor_options={"num_cpus": args.store_cpus, **_environment(quiet)},
         max_ongoing_requests=2000,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=15,
