@@ -42,6 +42,7 @@ MEANINGS: dict[FailureCode, Meaning] = {
     FailureCode.STORAGE_UNAVAILABLE: Meaning(503, _SERVER, "storage_unavailable", retry=True, retry_after_s=2),
     FailureCode.TIMEOUT: Meaning(504, _SERVER, "timeout", retry=True),
     FailureCode.ENGINE_LOST: Meaning(503, _SERVER, "engine_lost", retry=True, retry_after_s=1),
+    FailureCode.STREAM_LOST: Meaning(503, _SERVER, "stream_lost", retry=True, retry_after_s=1),
     FailureCode.INTERNAL: Meaning(500, _SERVER, "internal_error", retry=True),
     FailureCode.UPSTREAM_REFUSED: Meaning(400, _CLIENT, "upstream_refused"),
     FailureCode.UPSTREAM_NOT_FOUND: Meaning(404, _CLIENT, "model_not_found"),

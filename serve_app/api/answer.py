@@ -19,7 +19,7 @@ from serve_app.api.calls import Call
 from serve_app.api.framing import framing_of
 from serve_app.api.refusals import INTERNAL, respond
 from serve_app.api.reply import Reply
-from serve_app.api.sse import ClientGone, EventStream
+from serve_app.api.sse import ClientGone, ClientTooSlow, EventStream, client_left
 from serve_app.protocol import (
     Closed,
     Delta,
@@ -47,10 +47,6 @@ _NOT_KEPT = Failed(FailureCode.STORAGE_UNAVAILABLE, "The answer is complete, but
 
 End = Done | Failed | None
 """How an answer ended. None: nobody is there to read it."""
-
-
-class ClientTooSlow(Exception):
-    """A client stopped reading. Raised to the server, which cuts the connection: half an answer must not look whole."""
 
 
 class Answer(Response):
@@ -105,7 +101,7 @@ class _Run:
     async def to_its_end(self, receive: Receive) -> tuple[End, list[bytes]]:
         """The end, closed in the ledger, and the JSON that goes with it."""
         telling = asyncio.create_task(self._tell())
-        leaving = asyncio.create_task(_client_left(receive))
+        leaving = asyncio.create_task(client_left(receive))
         end: End = None
         try:
             end = await self._watch(telling, leaving)
@@ -241,11 +237,6 @@ class _Run:
 
     def _so_far(self) -> Usage:
         return Usage(self._prompt.prompt_tokens, self._tokens, self._prompt.cached_tokens)
-
-
-async def _client_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _settled(tasks: list[asyncio.Task[Any]]) -> None:

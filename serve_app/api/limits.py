@@ -37,5 +37,8 @@ class Limits:
     write_timeout_s: float = 60.0
     """How long one write to a client that does not read may take."""
 
+    resume_s: float = 60.0
+    """How long a stored stream goes on being generated with nobody reading it, so that its client can come back."""
+
     store_timeout_s: float = 2.0
     """How long a stored request waits for the database before it is refused."""

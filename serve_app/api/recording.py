@@ -47,7 +47,7 @@ class Recorder:
 
     Its task begins with it and ends when everything is durable after ``end``, or when the store was away for too long:
     the stream then cannot be resumed, which is no reason to fail it. ``followed_s``: the last moment, in loop time, at
-    which somebody was reading along.
+    which somebody was reading along; ``following``: the position of the next event.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Recorder:
         self._name = (tenant, stream_id)
         self._tempo = tempo or Tempo()
         self._clock = asyncio.get_running_loop().time
-        self._following = 0
+        self.following = 0
         self._pending: list[bytes] = []
         self._size = 0
         self._something = asyncio.Event()
         self._something.set()  # the first write says that the stream is there
         self._ending = asyncio.Event()
         self.followed_s = float("-inf")
-        self._task = background.start(self._run(), f"recorder of {stream_id}")
+        self._task = background.start(self._run(), f"recorder of {stream_id}", writes=True)
 
     def note(self, event: bytes) -> int:
         """The position of this event: its bytes as they are sent, or as they are to be sent when it is read again."""
-        position, self._following = self._following, self._following + 1
+        position, self.following = self.following, self.following + 1
         if not self._task.done():
             self._pending.append(event)
             self._size += len(event)
@@ -106,7 +106,7 @@ class Recorder:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._tempo.beat_s):
                 await self._something.wait()
-        if self._following:
+        if self.following:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._tempo.linger_s):
                     await self._ending.wait()
@@ -114,7 +114,7 @@ class Recorder:
 
     async def _write(self) -> None:
         events, ended = tuple(self._pending), self._ending.is_set()
-        first = self._following - len(events)
+        first = self.following - len(events)
         async with asyncio.timeout(self._tempo.call_s):
             followed = await self._streams.append(*self._name, first, events, ended)
         del self._pending[: len(events)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import orjson
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 
 from serve_app.api.framing import Framing
 from serve_app.protocol import Failed
@@ -15,6 +15,16 @@ from serve_app.protocol import Failed
 
 class ClientGone(Exception):
     """The server cannot write to this client any more."""
+
+
+class ClientTooSlow(Exception):
+    """A client stopped reading. Raised to the server, which cuts the connection: half an answer must not look whole."""
+
+
+async def client_left(receive: Receive) -> None:
+    """Returns when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class EventStream:
@@ -46,6 +56,10 @@ class EventStream:
     async def write(self, data: bytes) -> None:
         await self._body(self._framing.frame(data))
 
+    async def relay(self, frame: bytes) -> None:
+        """An event that comes in its frame."""
+        await self._body(frame)
+
     def keep_alive(self) -> None:
         """Writes a comment, without waiting for it: whoever watches over the stream must not wait for its client."""
         self._comment = asyncio.create_task(self._remark())
@@ -56,12 +70,16 @@ class EventStream:
             await self.write(data)
         if self._framing.done:
             await self._body(self._framing.done)
-        await self._body(b"", more=False)
+        await self.close()
 
     async def fail(self, failed: Failed, last: Sequence[bytes] = ()) -> None:
         """The bad end: the reply's own words for it, or one error; nothing that could be taken for a good one."""
         for data in last or (orjson.dumps(self._framing.failure(failed)),):
             await self.write(data)
+        await self.close()
+
+    async def close(self) -> None:
+        """After the last event."""
         await self._body(b"", more=False)
 
     def abandon(self) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.api.body import parse
 from serve_app.api.context import context_of, tenant_of
 from serve_app.api.limits import Limits
+from serve_app.api.replay import position_asked, replay
 from serve_app.api.wire.options import Metadata
 from serve_app.api.wire.shape import Shape, read
 from serve_app.errors import RequestError
@@ -58,8 +59,10 @@ async def list_completions(request: Request) -> Response:
 
 @router.get("/v1/chat/completions/{completion_id}")
 async def get_completion(request: Request, completion_id: str) -> Response:
-    """One completion, as it was answered."""
+    """One completion, as it was answered; with ``stream=true`` its events, also while they are being generated."""
     context = context_of(request)
+    if (after := position_asked(request)) is not None:
+        return await replay(context, tenant_of(request).id, _known(completion_id), after)
     asked = context.store.completion(tenant_of(request).id, _known(completion_id))
     return _found(await _soon(asked, context.limits))
 
@@ -81,9 +84,10 @@ async def update_completion(request: Request, completion_id: str) -> Response:
 async def delete_completion(request: Request, completion_id: str) -> Response:
     """Forgets one completion and its messages."""
     context = context_of(request)
-    asked = context.store.delete_completion(tenant_of(request).id, _known(completion_id))
-    if not await _soon(asked, context.limits):
+    tenant = tenant_of(request).id
+    if not await _soon(context.store.delete_completion(tenant, _known(completion_id)), context.limits):
         raise _not_found()
+    await _soon(context.store.streams.drop(tenant, completion_id), context.limits)
     return JSONResponse({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
 
 

@@ -41,6 +41,7 @@ class FailureCode(StrEnum):
     STORAGE_UNAVAILABLE = "storage_unavailable"
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"
+    STREAM_LOST = "stream_lost"
     INTERNAL = "internal_error"
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_NOT_FOUND = "upstream_not_found"

@@ -23,7 +23,10 @@ DONE = Done(Usage(7, 2, 3))
 
 
 class Client:
-    """Reads until it leaves or stops reading. ``frames`` are the writes of the body, ``wrote`` is set by each."""
+    """Reads until it leaves or stops reading. ``frames`` are the writes of the body, without the ``ids`` of events.
+
+    ``wrote`` is set by each write.
+    """
 
     def __init__(self, body: Json, path: str) -> None:
         self._request: list[Message] = [{"type": "http.request", "body": orjson.dumps(body), "more_body": False}]
@@ -34,6 +37,7 @@ class Client:
         self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
         self.frames: list[bytes] = []
+        self.ids: list[int] = []
         self.complete = False
         self.scope = {
             "type": "http",
@@ -63,9 +67,17 @@ class Client:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], dict(message["headers"])
         else:
-            self.frames += [message["body"]] if message["body"] else []
+            self.frames += [self._without_id(message["body"])] if message["body"] else []
             self.complete = not message["more_body"] if "more_body" in message else True
         self.wrote.set()
+
+    def _without_id(self, frame: bytes) -> bytes:
+        """Notes the position that an event of a stored stream carries."""
+        if not frame.startswith(b"id: "):
+            return frame
+        line, _, rest = frame.partition(b"\n")
+        self.ids.append(int(line.removeprefix(b"id: ")))
+        return rest
 
     async def has(self, frames: int) -> None:
         """Waits until that many frames were read."""

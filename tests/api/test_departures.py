@@ -13,7 +13,7 @@ from tests.api.conversation import DONE, STARTED, Books, Client, asking, chunk
 from tests.api.serving import make_context
 from tests.fakes import FakeBackend, Step
 
-FAST = Limits(silence_s=5, keep_alive_s=0.05, write_timeout_s=0.2)
+FAST = Limits(silence_s=5, keep_alive_s=0.05, write_timeout_s=0.2, resume_s=0.01)
 WORDS = ("Hel", "lo", " there")
 
 
@@ -48,6 +48,7 @@ async def leave(how: str, client: Client, task: asyncio.Task[None]) -> None:
 async def test_a_client_that_leaves_frees_its_backend_and_closes_its_entry_once(
     how: str, stream: bool, model: str, words: int
 ) -> None:
+    """At once; a stored stream, which can be resumed, only when nobody came back in time: see ``resume_s``."""
     if not stream and model == "gpt-4o":
         words = min(words, 0)
     backend = FakeBackend(*script(model, words))
@@ -57,6 +58,8 @@ async def test_a_client_that_leaves_frees_its_backend_and_closes_its_entry_once(
         if stream and words > 0:
             await client.has(words + (model == "llama"))
         await leave(how, client, task)
+        if stream:
+            await backend.closed.wait()
         assert backend.running == 0
         assert backend.closed.is_set()
         entry = await memory.closed()
@@ -123,7 +126,7 @@ async def test_a_client_that_stops_reading_is_cut_and_its_work_cancelled(store: 
         async with asyncio.timeout(5):
             with pytest.raises(ClientTooSlow):
                 await task
-        assert backend.closed.is_set()
+            await backend.closed.wait()
         assert (await memory.closed()).status == "cancelled"
     assert not client.complete
 

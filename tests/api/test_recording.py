@@ -103,20 +103,19 @@ async def test_an_unknown_stream_and_a_lost_one_are_told_apart() -> None:
         await everything(store)
 
 
-async def test_background_work_is_ended_with_the_application_and_may_tidy_up() -> None:
-    background, said = Background(), []
+async def test_background_work_is_ended_with_the_application_and_what_it_did_is_written_down() -> None:
+    background, store = Background(), MemoryStore()
+    recorder = Recorder(store.streams, "acme", "s", background, QUICK)
 
     async def work() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            background.start(tidy(), "tidy")
-
-    async def tidy() -> None:
-        said.append("tidy")
+            recorder.note(b"the end")
+            recorder.end()
 
     background.start(work(), "work")
+    await store.streams.until(lambda: store.streams.kept)
     async with asyncio.timeout(10):
         await background.stop()
-    assert said == ["tidy"]
-    assert not background._tasks
+    assert await everything(store) == [(0, b"the end")]
