@@ -99,6 +99,8 @@ class RemoteStore(RemoteRoom):
     def __init__(self, handle: DeploymentHandle) -> None:
         super().__init__(handle, LEDGER)
         self.streams = RemoteRoom(handle, "streams")
+        self.responses = RemoteRoom(handle, "responses")
+        self.conversations = RemoteRoom(handle, "conversations")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

@@ -118,13 +118,14 @@ class MemoryStore:
             while not condition():
                 await self._called.wait()
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
+    async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         await self._enter("write")
         self.batches.append(tuple(entries))
         for entry in entries:
             self._apply(entry)
         if self.reply_fault is not None:
             await self.reply_fault("write")
+        return frozenset()
 
     async def beat(self, writer: str) -> None:
         await self._enter("beat")

@@ -25,6 +25,7 @@ _BATCH = 256
 _PATIENCE_S = 0.25
 _DROP_LOG_S = 60.0
 _UNAVAILABLE = "The request asked to be stored, and storage is not available now. Try again, or send `store: false`."
+_BUSY = "Another response is being generated in this conversation, or what it goes on from was deleted. Try again."
 
 
 class Ledger:
@@ -89,6 +90,8 @@ class Ledger:
     async def open(self, opened: Opened) -> None:
         """Notes a request. With a turn: durable on return, or ``RequestError``; without: returns at once.
 
+        Of what the store refused nothing is kept anywhere.
+
         The entry is the caller's to close once this has returned. Refused, it is withdrawn; cancelled, it is closed
         as cancelled.
         """
@@ -104,6 +107,8 @@ class Ledger:
         except asyncio.CancelledError:
             self._end(item, "cancelled")
             raise
+        if item.refused:
+            raise RequestError(FailureCode.CONFLICT, _BUSY, detail="conversation_locked")
         if not kept:
             self._withdraw(item)
             raise RequestError(FailureCode.STORAGE_UNAVAILABLE, _UNAVAILABLE)
@@ -219,15 +224,23 @@ class Ledger:
         self._flight_since = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._rhythm.call_s):
-                await (self._store.write([item.entry for item in items]) if items else self._store.check())
+                refused = await self._put([item.entry for item in items])
         except (StoreError, TimeoutError):
             raise
         except Exception as error:
             await self._isolate(items, error)
         else:
+            for item in items:
+                item.refused = item.opened.entry_id in refused
             self._land(items, stored=True)
         finally:
             self._flight_since = None
+
+    async def _put(self, entries: list[Opened | Closed]) -> frozenset[str]:
+        if entries:
+            return await self._store.write(entries)
+        await self._store.check()
+        return frozenset()
 
     async def _isolate(self, items: list[Item], error: Exception) -> None:
         """Finds the entries that a store which is well rejects, so that they cannot hold up all the others."""
@@ -244,7 +257,7 @@ class Ledger:
 
     def _land(self, items: list[Item], *, stored: bool) -> None:
         for item in items:
-            item.stored.set_result(stored)
+            item.stored.set_result(stored and not item.refused)
             if self._pending.get(item.opened.entry_id) is item:
                 del self._pending[item.opened.entry_id]
                 self._settle(item.entry)

@@ -27,13 +27,15 @@ class Rhythm:
 class Item:
     """``stored`` resolves once: True when durable, False when the store rejects the entry. ``since_s``: loop time.
 
-    ``tried``: it was sent to the store at least once; whatever came back, it may be in there.
+    ``tried``: it was sent to the store at least once; whatever came back, it may be in there. ``refused``: the store is
+    well and does not take it.
     """
 
     entry: Opened | Closed
     stored: asyncio.Future[bool]
     since_s: float
     tried: bool = False
+    refused: bool = False
 
     @property
     def opened(self) -> Opened:

@@ -21,6 +21,7 @@ from serve_app.protocol.events import (
 )
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Generate, Relay, Sampling, Text
+from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
 from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 
@@ -30,6 +31,7 @@ __all__ = [
     "Closed",
     "CompletionQuery",
     "Constraint",
+    "Conversations",
     "CursorNotFound",
     "Delta",
     "Done",
@@ -38,13 +40,17 @@ __all__ = [
     "FailureCode",
     "Finish",
     "Generate",
+    "History",
     "Json",
     "ModelCard",
     "Opened",
     "Order",
+    "Orphan",
     "Page",
     "Relay",
     "Relayed",
+    "ResponseTurn",
+    "Responses",
     "Sampling",
     "Started",
     "Store",

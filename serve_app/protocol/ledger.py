@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from serve_app.protocol.events import Usage
+from serve_app.protocol.responses import Conversations, Responses, ResponseTurn
 from serve_app.protocol.streams import Streams
 from serve_app.protocol.vocabulary import Json, Order
 
@@ -22,7 +23,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A request was admitted. Becomes one usage row, and one stored turn when ``turn`` is given.
+    """A request was admitted. Becomes one usage row, and one stored turn or response when ``turn`` is given.
 
     ``writer`` names the ingress replica that will close it; ``started_s`` is wall-clock seconds since the epoch.
     """
@@ -36,15 +37,15 @@ class Opened:
     served_by: Literal["local", "upstream"]
     started_s: float
     user: str | None = None
-    turn: Turn | None = None
+    turn: Turn | ResponseTurn | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A request ended. Carries its ``Opened`` so that it can be written even if the opening never was.
 
-    ``completion`` is the whole ``chat.completion`` object for a stored turn: with what was generated when the request
-    was cut, None when there is nothing. Seconds are durations.
+    ``completion`` is the whole object for a stored turn, a ``chat.completion`` or a ``response``: with what was
+    generated when the request was cut, None when there is nothing to keep. Seconds are durations.
     """
 
     opened: Opened
@@ -87,9 +88,14 @@ class Store(Protocol):
     """Durable state. Every method raises ``StoreError`` when the database cannot answer; reads never cross tenants."""
 
     streams: Streams
+    responses: Responses
+    conversations: Conversations
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
+    async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.
+
+        Answers with the ids of the openings it refused, of which it kept nothing: their conversation is busy with
+        another response, or the history they go on from is gone.
 
         Raises ``ValueError`` for entries that can never be written (what is not JSON).
         """

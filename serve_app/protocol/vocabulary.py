@@ -32,6 +32,7 @@ class FailureCode(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONFLICT = "conflict"
     REQUEST_TIMEOUT = "request_timeout"
     TOO_LARGE = "request_too_large"
     MEDIA_TYPE = "unsupported_media_type"

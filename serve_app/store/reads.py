@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sqlalchemy import ColumnElement, Select, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import CompletionQuery, CursorNotFound, Json, Page
+from serve_app.store.chains import bodies
 from serve_app.store.rows import completion_object, decode, pairs
-from serve_app.store.schema import labels, messages, turns
-from serve_app.store.writes import ancestry
+from serve_app.store.schema import labels, turns
 
 
 async def completion(connection: AsyncConnection, tenant: str, completion_id: str) -> Json | None:
@@ -42,18 +40,14 @@ async def request_messages(
     turn = found.first()
     if turn is None:
         return None
-    bodies = [] if turn.tip is None else await _bodies(connection, turn.tip)
-    listed = [{**decode(body), "id": f"{completion_id}-{index}"} for index, body in enumerate(bodies)]
-    return _page(listed if query.order == "asc" else listed[::-1], query)
+    found_bodies = await bodies(connection, turn.tip)
+    listed = [{**decode(body), "id": f"{completion_id}-{index}"} for index, body in enumerate(found_bodies)]
+    return page_of(listed, query)
 
 
-async def _bodies(connection: AsyncConnection, tip: bytes) -> Sequence[bytes]:
-    links = ancestry(tip)
-    query = select(messages.c.body).join(links, messages.c.hash == links.c.hash).order_by(links.c.depth.desc())
-    return (await connection.execute(query)).scalars().all()
-
-
-def _page(listed: list[Json], query: CompletionQuery) -> Page:
+def page_of(listed: list[Json], query: CompletionQuery) -> Page:
+    """The part of a list, given oldest first, that a query asks for."""
+    listed = listed if query.order == "asc" else listed[::-1]
     start = 0
     if query.after is not None:
         ids = [item["id"] for item in listed]

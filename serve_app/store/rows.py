@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from serve_app.protocol import Closed, Json, Opened, Turn, Usage
+from serve_app.protocol import Closed, Json, Opened, ResponseTurn, Turn, Usage
 
 Row = dict[str, Any]
 Key = tuple[str, str]
@@ -25,17 +25,36 @@ def decode(data: bytes) -> Any:
     return json.loads(data)
 
 
-def chain(tenant: str, messages: Sequence[Json]) -> list[Row]:
+def chain(tenant: str, messages: Sequence[Json], parent: bytes | None = None) -> list[Row]:
     """Rows of ``messages``, first to last. The same beginning gives the same rows, within one tenant only."""
-    salt = sha256(tenant.encode("utf-8", "surrogatepass")).digest()
+    salt = _salt(tenant)
     rows: list[Row] = []
-    parent = None
     for message in messages:
         body = encode(message)
         name = sha256((parent or bytes(32)) + salt + body).digest()
-        rows.append({"hash": name, "parent": parent, "body": body})
+        rows.append({"hash": name, "parent": parent, "body": body, "item": None})
         parent = name
     return rows
+
+
+def items(tenant: str, given: Sequence[Json], parent: bytes | None) -> list[Row]:
+    """Rows of items, which can be found by their ``id`` too."""
+    rows = chain(tenant, given, parent)
+    return [{**row, "item": item_key(tenant, item["id"])} for row, item in zip(rows, given, strict=True)]
+
+
+def tip_of(rows: Sequence[Row], parent: bytes | None) -> bytes | None:
+    """Where a chain that goes on from ``parent`` leads."""
+    tip: bytes | None = rows[-1]["hash"] if rows else parent
+    return tip
+
+
+def item_key(tenant: str, item_id: str) -> bytes:
+    return sha256(_salt(tenant) + item_id.encode("utf-8", "surrogatepass")).digest()
+
+
+def _salt(tenant: str) -> bytes:
+    return sha256(tenant.encode("utf-8", "surrogatepass")).digest()
 
 
 def pairs(metadata: Mapping[str, str]) -> list[bytes]:
@@ -61,6 +80,50 @@ class StoredTurn:
         return self.row["completion_id"], self.row["tenant"]
 
 
+class KeptResponse:
+    """An entry of a response, in bytes: making them is where what is not JSON shows."""
+
+    def __init__(self, entry: Opened | Closed, turn: ResponseTurn) -> None:
+        self.closed = entry if isinstance(entry, Closed) else None
+        self.opened = entry.opened if isinstance(entry, Closed) else entry
+        completion = self.closed.completion if self.closed else None
+        self.turn = turn
+        self.key: Key = (turn.response_id, self.opened.tenant)
+        self.given = items(self.opened.tenant, turn.items, turn.base)
+        self.given_tip = tip_of(self.given, turn.base)
+        self.said: list[Json] = completion["output"] if completion else []
+        self.output = items(self.opened.tenant, self.said, self.given_tip)
+        self.tip = tip_of(self.output, self.given_tip)
+        self.response = encode(completion or turn.response)
+        self.request = None if turn.request is None else encode(turn.request)
+
+    @property
+    def abandoned(self) -> bool:
+        """It ended, and there is nothing to keep of it."""
+        return self.closed is not None and self.closed.completion is None
+
+    @property
+    def row(self) -> Row:
+        """As it begins."""
+        return {
+            "response_id": self.turn.response_id,
+            "tenant": self.opened.tenant,
+            "given": None if self.abandoned else self.given_tip,
+            "conversation": self.turn.conversation,
+            "status": "open",
+            "response": self.response,
+            "background": self.turn.background,
+            "request": self.request,
+            "attempts": 1,
+            "writer": self.opened.writer,
+        }
+
+    def size(self) -> int:
+        """About how many bytes of memory it holds."""
+        bodies = sum(len(row["body"]) for row in (*self.given, *self.output))
+        return bodies + len(self.response) + len(self.request or b"")
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """Entries as rows, at most one per key: what closed an entry stands before what opened it, the first before later.
@@ -70,13 +133,16 @@ class Ledger:
 
     usage: dict[str, Row] = field(default_factory=dict)
     turns: dict[Key, StoredTurn] = field(default_factory=dict)
+    responses: dict[Key, KeptResponse] = field(default_factory=dict)
     openers: set[str] = field(default_factory=set)
 
     def add(self, entry: Opened | Closed) -> None:
         opened = entry.opened if isinstance(entry, Closed) else entry
         self._put_usage(_usage_row(entry))
-        if opened.turn is not None:
+        if isinstance(opened.turn, Turn):
             self._put_turn(_stored_turn(entry, opened.turn))
+        elif opened.turn is not None:
+            self._put_response(KeptResponse(entry, opened.turn))
         if opened is entry:
             self.openers.add(opened.writer)
 
@@ -86,12 +152,15 @@ class Ledger:
             self._put_usage(row)
         for turn in other.turns.values():
             self._put_turn(turn)
+        for response in other.responses.values():
+            self._put_response(response)
 
     def size(self) -> int:
         """About how many bytes of memory it holds."""
         bodies = sum(len(row["body"]) for turn in self.turns.values() for row in turn.chain)
         completions = sum(len(turn.row["completion"] or b"") for turn in self.turns.values())
-        return bodies + completions + 1024 * len(self.usage)
+        responses = sum(response.size() for response in self.responses.values())
+        return bodies + completions + responses + 1024 * len(self.usage)
 
     def _put_usage(self, row: Row) -> None:
         known = self.usage.get(row["entry_id"])
@@ -102,6 +171,11 @@ class Ledger:
         known = self.turns.get(turn.key)
         if known is None or known.row["status"] == "in_progress":
             self.turns[turn.key] = turn
+
+    def _put_response(self, response: KeptResponse) -> None:
+        known = self.responses.get(response.key)
+        if known is None or known.closed is None:
+            self.responses[response.key] = response
 
 
 def ledger(entries: Iterable[Opened | Closed]) -> Ledger:

@@ -30,6 +30,8 @@ from sqlalchemy.types import TypeEngine
 IN_PROGRESS = literal("in_progress", literal_execute=True)
 """In the SQL text, not a parameter: only so can a planner know that the partial indexes apply."""
 
+RESPONSE_OPEN = literal("open", literal_execute=True)
+
 OPEN = ("in_progress", "incomplete")
 """What a closing may still change: the reaper's verdict is a guess, the writer's is the truth."""
 
@@ -60,9 +62,19 @@ messages = Table(
     Column("hash", LargeBinary, primary_key=True),
     Column("parent", LargeBinary, ForeignKey("messages.hash")),
     Column("body", LargeBinary, nullable=False),
+    Column("item", LargeBinary),
     Index("ix_messages_parent", "parent"),
+    Index(
+        "ix_messages_item",
+        "item",
+        sqlite_where=text("item IS NOT NULL"),
+        postgresql_where=text("item IS NOT NULL"),
+    ),
 )
-"""Immutable, addressed by content: ``hash`` covers the tenant, the body and all messages before it."""
+"""Immutable, addressed by content: ``hash`` covers the tenant, the body and all messages before it.
+
+The items of responses and conversations are messages too; ``item`` is the digest of such a one's tenant and id.
+"""
 
 turns = Table(
     "turns",
@@ -178,3 +190,44 @@ stretches = Table(
     Column("events", LargeBinary, nullable=False),
 )
 """Events that were written together: positions ``first`` up to, not including, ``following``."""
+
+responses = Table(
+    "responses",
+    METADATA,
+    Column("response_id", Name, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("given", LargeBinary, ForeignKey("messages.hash")),
+    Column("tip", LargeBinary, ForeignKey("messages.hash")),
+    Column("conversation", Name),
+    Column("status", Name, nullable=False),
+    Column("response", LargeBinary),
+    Column("background", Boolean, nullable=False),
+    Column("request", LargeBinary),
+    Column("attempts", BigInteger, nullable=False),
+    Column("writer", Name, nullable=False),
+    Index("ix_responses_given", "given"),
+    Index("ix_responses_tip", "tip"),
+    Index(
+        "ix_responses_open",
+        "tenant",
+        "conversation",
+        sqlite_where=text("status = 'open'"),
+        postgresql_where=text("status = 'open'"),
+    ),
+)
+"""One response: ``given`` is the last item the model was given, ``tip`` the last that it said, once it ended.
+
+``status`` is ``open``, ``ended`` or ``deleted``; ``response``, what clients see, says more. A deleted one stays as a
+row without content: a late retry of its writing must not revive it. An open one holds its conversation.
+"""
+
+conversations = Table(
+    "conversations",
+    METADATA,
+    Column("conversation_id", Name, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("tip", LargeBinary, ForeignKey("messages.hash")),
+    Column("conversation", LargeBinary, nullable=False),
+    Index("ix_conversations_tip", "tip"),
+)
+"""A name for a history that moves on: ``tip`` is its last item, none while it is empty."""

@@ -16,6 +16,7 @@ from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
 from serve_app.store.migrations import migrate
+from serve_app.store.responses import SqlConversations, SqlResponses
 from serve_app.store.rows import Ledger, joined, ledger
 from serve_app.store.streams import StreamRoom
 
@@ -41,6 +42,8 @@ class SqlStore(Store):
         self._stream_room = StreamRoom(self._desk)
         self.streams: Streams = self._stream_room
         self._hearing_since_s = clock()
+        self.responses = SqlResponses(self._desk, lambda: self._hearing_since_s)
+        self.conversations = SqlConversations(self._desk)
 
     @classmethod
     async def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> SqlStore:
@@ -65,14 +68,15 @@ class SqlStore(Store):
         await self._queue.close()
         await self._database.close()
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
+    async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         if not entries:
-            return
+            return frozenset()
         try:
             work = ledger(entries)
         except (TypeError, ValueError, RecursionError):
             raise ValueError("entries that are not JSON cannot be written, now or later") from None
-        await self._queue.submit(work, work.size())
+        refused: frozenset[str] = await self._queue.submit(work, work.size())
+        return refused
 
     async def beat(self, writer: str) -> None:
         await self._desk.write(lambda connection: writes.hear(connection, [writer], self._clock()))
@@ -125,8 +129,9 @@ class SqlStore(Store):
         return results
 
     async def _execute(self, connection: AsyncConnection, works: list[Work]) -> list[Any]:
+        """Of one kind."""
         ledgers = [work for work in works if isinstance(work, Ledger)]
         if ledgers:
-            await writes.record(connection, joined(ledgers), self._clock())
-        operations = [work for work in works if isinstance(work, Operation)]
-        return [None] * len(ledgers) + [await operation.run(connection) for operation in operations]
+            refused = await writes.record(connection, joined(ledgers), self._clock())
+            return [refused] * len(ledgers)
+        return [await work.run(connection) for work in works if isinstance(work, Operation)]

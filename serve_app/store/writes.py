@@ -5,31 +5,30 @@ The transaction is the only writing one, so what is read here stays true until t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import CTE, Executable, delete, exists, literal, or_, select, update
+from sqlalchemy import Executable, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import Json
+from serve_app.store import endings
+from serve_app.store.chains import add_messages, chunks, collect
 from serve_app.store.rows import Key, Ledger, Row, StoredTurn, completion_object, encode, pairs
-from serve_app.store.schema import IN_PROGRESS, OPEN, labels, messages, turns, usage, writers
+from serve_app.store.schema import IN_PROGRESS, OPEN, labels, turns, usage, writers
 from serve_app.store.statements import CLOSING, statements
 
-Value = TypeVar("Value")
 
-_CHUNK = 1000
-"""Values in one IN list: both databases refuse statements of more than 32,766 parameters."""
-
-
-async def record(connection: AsyncConnection, ledger: Ledger, now_s: float) -> None:
-    """Writes the entries. What is closed, or deleted, is left as it is."""
+async def record(connection: AsyncConnection, ledger: Ledger, now_s: float) -> frozenset[str]:
+    """Writes the entries, but for those it refuses: their ids. What is closed, or deleted, is left as it is."""
+    refused: frozenset[str] = frozenset()
     if ledger.turns:
         await _record_turns(connection, ledger.turns)
-    await _record_usage(connection, ledger.usage.values())
+    if ledger.responses:
+        refused = await endings.record(connection, ledger.responses)
+    await _record_usage(connection, [row for name, row in ledger.usage.items() if name not in refused])
     if ledger.openers:
         await hear(connection, sorted(ledger.openers), now_s)
+    return refused
 
 
 async def hear(connection: AsyncConnection, names: Sequence[str], now_s: float) -> None:
@@ -46,6 +45,7 @@ async def reap(connection: AsyncConnection, silent_since_s: float) -> int:
         abandoned = (table.c.status == IN_PROGRESS) & table.c.writer.in_(silent)
         result = await connection.execute(update(table).where(abandoned).values(status="incomplete"))
         rowcounts[table.name] = result.rowcount
+    await endings.give_up(connection, silent_since_s)
     await connection.execute(delete(writers).where(writers.c.seen_s < silent_since_s))
     return rowcounts["usage"]
 
@@ -73,30 +73,8 @@ async def delete_turn(connection: AsyncConnection, tenant: str, completion_id: s
     await connection.execute(update(turns).where(mine).values(emptied))
     await _relabel(connection, (completion_id, tenant), [])
     if row.tip is not None:
-        await _collect(connection, row.tip)
+        await collect(connection, row.tip)
     return True
-
-
-def ancestry(tip: bytes) -> CTE:
-    """A chain from its tip up: ``hash``, ``child`` (the message after it, none for the tip), ``depth`` from the tip."""
-    start = select(messages.c.hash, messages.c.parent, literal(None, messages.c.hash.type).label("child"))
-    start = start.add_columns(literal(0).label("depth")).where(messages.c.hash == tip)
-    links = start.cte("ancestry", recursive=True)
-    step = select(messages.c.hash, messages.c.parent, links.c.hash, links.c.depth + 1)
-    return links.union_all(step.join(links, messages.c.hash == links.c.parent))
-
-
-async def _collect(connection: AsyncConnection, tip: bytes) -> None:
-    """Deletes messages from the tip up, as far as no turn ends in them and no other conversation goes on from them."""
-    links = ancestry(tip)
-    other = messages.alias()
-    forked = exists().where(other.c.parent == links.c.hash, or_(links.c.child.is_(None), other.c.hash != links.c.child))
-    ended = exists().where(turns.c.tip == links.c.hash)
-    query = select(links.c.hash, or_(forked, ended).label("needed")).order_by(links.c.depth)
-    rows = (await connection.execute(query)).all()
-    unneeded = [row.hash for row in takewhile(lambda row: not row.needed, rows)]
-    for chunk in _chunks(unneeded):
-        await connection.execute(delete(messages).where(messages.c.hash.in_(chunk)))
 
 
 async def _record_turns(connection: AsyncConnection, given: Mapping[Key, StoredTurn]) -> None:
@@ -105,7 +83,7 @@ async def _record_turns(connection: AsyncConnection, given: Mapping[Key, StoredT
     closed = [turn for key, turn in given.items() if known.get(key) in OPEN and turn.row["status"] != "in_progress"]
     to_do = statements(connection.dialect.name)
     messages_of_new = {row["hash"]: row for turn in new for row in turn.chain}
-    await _execute_many(connection, to_do.add_messages, messages_of_new.values())
+    await add_messages(connection, messages_of_new.values())
     await _execute_many(connection, to_do.add_turns, [turn.row for turn in new])
     names = ("completion_id", "tenant", *CLOSING)
     closing = [{f"its_{name}": turn.row[name] for name in names} for turn in closed]
@@ -117,7 +95,7 @@ async def _record_turns(connection: AsyncConnection, given: Mapping[Key, StoredT
 async def _statuses(connection: AsyncConnection, keys: Iterable[Key]) -> dict[Key, str]:
     known: dict[Key, str] = {}
     query = statements(connection.dialect.name).turn_statuses
-    for chunk in _chunks([completion_id for completion_id, _ in keys]):
+    for chunk in chunks([completion_id for completion_id, _ in keys]):
         for row in await connection.execute(query, {"ids": chunk}):
             known[row.completion_id, row.tenant] = row.status
     return known
@@ -148,8 +126,3 @@ async def _relabel(connection: AsyncConnection, key: Key, found: Sequence[bytes]
 def _label_rows(key: Key, found: Sequence[bytes]) -> list[Row]:
     completion_id, tenant = key
     return [{"completion_id": completion_id, "tenant": tenant, "pair": pair} for pair in found]
-
-
-def _chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]

@@ -132,9 +132,10 @@ class Books(MemoryStore):
         super().__init__()
         self.written = asyncio.Event()
 
-    async def write(self, entries: Sequence[Opened | Closed]) -> None:
-        await super().write(entries)
+    async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
+        refused = await super().write(entries)
         self.written.set()
+        return refused
 
     async def opened(self) -> Opened:
         """The one opening entry, waited for."""
