@@ -150,7 +150,8 @@ async def test_lists_and_the_reaper_read_no_more_than_they_need(sqlite_url: str)
             plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
             plans += [str(row[3]) for row in plan]
     await store.close()
-    assert not [step for step in plans if step.startswith("SCAN") and step != "SCAN writers"]
+    what_runs = {"SCAN writers", "SCAN responses USING INDEX ix_responses_open"}
+    assert not [step for step in plans if step.startswith("SCAN") and step not in what_runs]
     assert not [step for step in plans if "TEMP B-TREE" in step]
     assert [step for step in plans if "ix_turns_in_progress" in step]
 
