@@ -192,10 +192,10 @@ async def test_an_entry_the_store_rejects_does_not_hold_up_the_others(
 ) -> None:
     write = store.write
 
-    async def picky(entries: list[Opened | Closed]) -> None:
+    async def picky(entries: list[Opened | Closed]) -> frozenset[str]:
         if any(entry.entry_id == "bad" for entry in entries if isinstance(entry, Opened)):
             raise ValueError("cannot be written")
-        await write(entries)
+        return await write(entries)
 
     store.write = picky
     async with running(store) as ledger:
