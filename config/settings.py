@@ -44,6 +44,9 @@ class ModelSettings(_Strict):
     """One GGUF model: what it is, and what a replica of it takes."""
 
     file: Path
+    kind: Literal["text", "embedding"] = "text"
+    pooling: Literal["mean", "cls", "last"] | None = None
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = ()
     context: int = Field(4096, ge=64, le=1 << 22)
     slots: int = Field(16, ge=1, le=256)
     cache_tokens: int | None = Field(None, ge=64)
@@ -61,8 +64,18 @@ class ModelSettings(_Strict):
             raise ValueError("gpu_layers and num_gpus go together: layers need a GPU, and a GPU layers")
         return self
 
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> ModelSettings:
+        if self.kind != "embedding" and (self.pooling or self.dimensions):
+            raise ValueError("pooling and dimensions are of models whose kind is embedding")
+        if self.kind == "embedding" and self.cache_tokens:
+            raise ValueError("an embedding model has no cache_tokens: it keeps nothing")
+        return self
+
     @property
     def n_cells(self) -> int:
+        if self.kind == "embedding":
+            return self.context
         return max(self.cache_tokens or 4 * self.context, self.context)
 
 

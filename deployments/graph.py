@@ -23,7 +23,7 @@ from deployments.local_model import LocalModel
 from deployments.resources import ModelResources, plan
 from deployments.upstream_model import UpstreamModel
 from serve_app.api.directory import Alias
-from serve_app.engine.loading import LocalModelOptions
+from serve_app.engine.loading import EmbeddingModelOptions, LocalModelOptions
 
 LONGEST_STREAM_S = 630.0
 """The whole-request deadline and what it takes to say that it passed: no replica is stopped under a stream."""
@@ -110,16 +110,6 @@ def _local(
     name: str, model: ModelSettings, resources: ModelResources, settings: Settings, quiet: dict[str, str]
 ) -> Application:
     """One LocalModel. Requests queue in the engine, which sees them all, not in Ray's router, which polls."""
-    told = LocalModelOptions(
-        model=name,
-        path=str(model.file),
-        n_context=model.context,
-        n_slots=model.slots,
-        n_cells=model.n_cells,
-        n_threads=resources.n_threads,
-        n_gpu_layers=model.gpu_layers,
-        n_queue=model.queue,
-    )
     # libgomp reads these when it loads.
     environment = {**quiet, "GOMP_SPINCOUNT": OPENMP_SPINS, "OMP_NUM_THREADS": str(resources.n_threads)}
     deployment = serve.deployment(
@@ -141,8 +131,33 @@ def _local(
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=LONGEST_STREAM_S,
     )
-    application: Application = deployment(LocalModel).bind(told, settings.log_level)
+    application: Application = deployment(LocalModel).bind(_told(name, model, resources.n_threads), settings.log_level)
     return application
+
+
+def _told(name: str, model: ModelSettings, n_threads: int) -> LocalModelOptions | EmbeddingModelOptions:
+    """What a replica of a model is told, by the kind of the model."""
+    if model.kind == "embedding":
+        return EmbeddingModelOptions(
+            model=name,
+            path=str(model.file),
+            n_context=model.context,
+            n_threads=n_threads,
+            n_gpu_layers=model.gpu_layers,
+            n_queue=model.queue,
+            pooling=model.pooling,
+            dimensions=model.dimensions,
+        )
+    return LocalModelOptions(
+        model=name,
+        path=str(model.file),
+        n_context=model.context,
+        n_slots=model.slots,
+        n_cells=model.n_cells,
+        n_threads=n_threads,
+        n_gpu_layers=model.gpu_layers,
+        n_queue=model.queue,
+    )
 
 
 def _upstream(

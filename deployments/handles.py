@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.protocol import Event, Failed, FailureCode, Generate, ModelCard, Relay, Store, StoreError
+from serve_app.protocol import Event, Failed, FailureCode, ModelCard, Store, StoreError, Work
 
 _log = logging.getLogger("ray.serve")
 
@@ -34,7 +34,7 @@ class RemoteBackend:
         self._handle = handle
         self._stream = handle.options(stream=True)
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         for attempt in (1, 2):
             said_anything = False
             try:
@@ -55,7 +55,7 @@ class RemoteBackend:
                     yield [_LOST]
                     return
 
-    async def _attempt(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def _attempt(self, request: Work) -> AsyncGenerator[list[Event], None]:
         stream = self._stream.generate.remote(request)
         try:
             async for events in stream:

@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serve_app.engine.backend import LocalBackend
-from serve_app.engine.loading import LocalModelOptions, load
+from serve_app.engine.embedding_backend import EmbeddingBackend
+from serve_app.engine.loading import EmbeddingModelOptions, LocalModelOptions, load, load_embedding
 from serve_app.engine.model import ModelLoadError
-from serve_app.protocol import Event, Failed, FailureCode, Generate, ModelCard, Relay
+from serve_app.protocol import Event, Failed, FailureCode, ModelCard, Work
 
 _log = logging.getLogger("ray.serve")
 
@@ -26,23 +27,26 @@ _LAST_WORDS_S = 0.5
 
 
 class LocalModel:
-    """Holds a ``LocalBackend``, or the reason why there is none: a bad file must not take the other models down."""
+    """Holds a model's backend, or the reason why there is none: a bad file must not take the other models down."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: the engine needs the running loop
-        self, options: LocalModelOptions, log_level: str = "INFO", hang_s: float = HANG_S
+        self, options: LocalModelOptions | EmbeddingModelOptions, log_level: str = "INFO", hang_s: float = HANG_S
     ) -> None:
         logging.getLogger("llm_backend").setLevel(log_level)
         self._model = options.model
         self._complaint = ""
-        self._backend: LocalBackend | None = None
+        self._backend: LocalBackend | EmbeddingBackend | None = None
         try:
-            self._backend = load(options, on_death=self._exit_soon)
+            if isinstance(options, EmbeddingModelOptions):
+                self._backend = load_embedding(options, on_death=self._exit_soon)
+            else:
+                self._backend = load(options, on_death=self._exit_soon)
         except ModelLoadError as error:
             self._complaint = f"The model {options.model} is not served: {error}."
             _log.error(self._complaint)
         threading.Thread(target=self._watch, args=(hang_s,), name="watchdog", daemon=True).start()
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         if self._backend is None:
             yield [Failed(FailureCode.MODEL_UNAVAILABLE, self._complaint)]
             return

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from serve_app.protocol import Event, Generate, ModelCard, Relay
+from serve_app.protocol import Event, ModelCard, Work
 
 
 class UpstreamModel:
@@ -26,7 +26,7 @@ class UpstreamModel:
         logging.getLogger("llm_backend").setLevel(log_level)
         self._upstream = OpenAIUpstream(name, api_key, base_url, models=models)
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         async with aclosing(self._upstream.generate(request)) as events:
             async for batch in events:
                 yield batch

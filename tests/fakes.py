@@ -11,13 +11,12 @@ from serve_app.protocol import (
     CompletionQuery,
     CursorNotFound,
     Event,
-    Generate,
     Json,
     ModelCard,
     Opened,
     Page,
-    Relay,
     StoreError,
+    Work,
 )
 from tests.memory_rooms import MemoryStreams
 
@@ -48,14 +47,14 @@ class FakeBackend:
     def __init__(self, *steps: Step, cards: Sequence[ModelCard] = ()) -> None:
         self.steps = steps
         self.cards = tuple(cards)
-        self.requests: list[Generate | Relay] = []
+        self.requests: list[Work] = []
         self.running = 0
         self.finished = 0
         self.started = asyncio.Event()
         self.closed = asyncio.Event()
         self.models_wait: asyncio.Event | None = None
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         self.requests.append(request)
         self.running += 1
         self.started.set()

@@ -24,15 +24,15 @@ from serve_app.protocol import (
     Closed,
     Delta,
     Done,
+    Embedded,
     Event,
     Failed,
     FailureCode,
-    Generate,
     Opened,
-    Relay,
     Relayed,
     Started,
     Usage,
+    Work,
 )
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ End = Done | Failed | None
 class Answer(Response):
     """An ASGI response that runs the request it answers."""
 
-    def __init__(self, call: Call, opened: Opened, request: Generate | Relay, reply: Reply[Any]) -> None:
+    def __init__(self, call: Call, opened: Opened, request: Work, reply: Reply[Any]) -> None:
         super().__init__()
         self._call = call
         self._opened = opened
@@ -82,9 +82,7 @@ class Answer(Response):
 class _Run:
     """One answer under way. ``_tell`` works, ``_watch`` looks at the clock and at the client, ``_close`` tidies up."""
 
-    def __init__(
-        self, call: Call, opened: Opened, request: Generate | Relay, reply: Reply[Any], stream: EventStream
-    ) -> None:
+    def __init__(self, call: Call, opened: Opened, request: Work, reply: Reply[Any], stream: EventStream) -> None:
         self._call = call
         self._opened = opened
         self._request = request
@@ -137,7 +135,7 @@ class _Run:
         end: End = None
         for event in batch:
             match event:
-                case Delta() | Relayed():
+                case Delta() | Embedded() | Relayed():
                     self._count(event)
                     chunks += self._reply.take(event)
                 case Started():
@@ -152,13 +150,13 @@ class _Run:
             await self._show(chunks, end)
         return end
 
-    def _count(self, event: Delta | Relayed) -> None:
+    def _count(self, event: Delta | Embedded | Relayed) -> None:
         """Tokens, for an answer that is cut before its backend could tell: one for each delta that names no tokens."""
         if self._first_token_s is None:
             self._first_token_s = self._clock() - self._began_s
         if isinstance(event, Delta):
             self._tokens += len(event.logprobs) or bool(event.text or event.reasoning or event.tool_calls)
-        else:
+        elif isinstance(event, Relayed):
             self._tokens += self._call.called.stream
 
     async def _show(self, chunks: list[bytes], end: End) -> None:

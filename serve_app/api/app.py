@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import chat, completions, health, models, refusals, stored
+from serve_app.api import chat, completions, embeddings, health, models, refusals, stored
 from serve_app.api.context import Context
 from serve_app.api.gate import Gate
 
@@ -27,7 +27,7 @@ def create_app(context: Context, *, own_request_id: bool) -> Gate:
 
     app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.context = context
-    for room in (chat, completions, stored, models, health):
+    for room in (chat, completions, embeddings, stored, models, health):
         # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).
         app.router.routes.extend(room.router.routes)
     refusals.install(app)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from serve_app.protocol import Delta, Failed, Json, Relayed, Started, Usage
+from serve_app.protocol import Delta, Embedded, Failed, Json, Relayed, Started, Usage
 
-EventT_contra = TypeVar("EventT_contra", Delta, Relayed, contravariant=True)
+EventT_contra = TypeVar("EventT_contra", Delta, Embedded, Relayed, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ import orjson
 
 from serve_app.api.wire.chat import ChatRequest, PlainFormat, SchemaFormat
 from serve_app.api.wire.completions import CompletionRequest
+from serve_app.api.wire.embeddings import EmbeddingsRequest
 from serve_app.api.wire.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
 from serve_app.api.wire.options import Called, Sampled, StructuredOutputs
 from serve_app.api.wire.tools import AllowedTools, Function, Named, NamedFunction
-from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text, Tier
+from serve_app.protocol import Chat, Constraint, Embed, Generate, Json, Relay, Sampling, Text, Tier
 
 _TIERS = {"flex": Tier.BATCH, "priority": Tier.PRIORITY, "fast": Tier.PRIORITY}
 """What ``service_tier`` asks for; every other name is the default."""
@@ -75,8 +76,21 @@ def tier(request: Sampled, errand: Errand) -> Tier:
     return max(_TIERS.get(request.service_tier or "", Tier.DEFAULT), errand.tier)
 
 
+def embed(request: EmbeddingsRequest, errand: Errand) -> Embed:
+    """Vectors of a local model."""
+    return Embed(
+        request_id=errand.request_id,
+        tenant=errand.tenant,
+        model=errand.model,
+        inputs=request.inputs,
+        dimensions=request.dimensions,
+        truncate_to=request.truncate_to,
+        timeout_s=errand.timeout_s,
+    )
+
+
 def relay(
-    route: Literal["chat/completions", "completions"],
+    route: Literal["chat/completions", "completions", "embeddings"],
     body: Json,
     called: Called,
     errand: Errand,

@@ -11,6 +11,7 @@ from serve_app.engine.figures import EngineOptions
 from serve_app.engine.generation import Job
 from serve_app.engine.grammar import GrammarError, Grammars
 from serve_app.engine.llama import Llama
+from serve_app.engine.mailbox import Mailbox
 from serve_app.engine.prompt import Prompter
 from serve_app.engine.replies import CallReader, forced_call
 from serve_app.engine.sampler import Mask
@@ -24,10 +25,8 @@ from serve_app.protocol import (
     FailureCode,
     Generate,
     ModelCard,
-    Relay,
+    Work,
 )
-
-ALIVE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,11 @@ class LocalBackend:
             (ModelCard(options.model, options.created, "llm-backend", options.n_context),) if self.engine.alive else ()
         )
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         """See Backend. Nothing is refused after ``Started``."""
         try:
-            job, inbox = await self._job(request)
+            mailbox = Mailbox()
+            job = await self._job(request, mailbox)
         except RequestError as error:
             yield [error.failed]
             return
@@ -84,31 +84,21 @@ class LocalBackend:
         self.engine.submit(job)
         try:
             while True:
-                events = await self._next(inbox)
+                events = await mailbox.take(self._at_work)
                 yield [_read(event, readers) for event in events]
                 if events and isinstance(events[-1], Done | Failed):
                     return
         finally:
             self.engine.cancel(job)
 
-    async def _next(self, inbox: asyncio.Queue[list[Event]]) -> list[Event]:
-        """Everything that is ready; an empty list as a sign of life while the engine is at work on something."""
-        while True:
-            try:
-                async with asyncio.timeout(ALIVE_EVERY_S):
-                    events = await inbox.get()
-                break
-            except TimeoutError:
-                if self.engine.alive and self.engine.stalled_for() < self._options.stall_s:
-                    return []
-        while not inbox.empty():
-            events = events + inbox.get_nowait()
-        return events
+    def _at_work(self) -> bool:
+        return self.engine.alive and self.engine.stalled_for() < self._options.stall_s
 
-    async def _job(self, request: Generate | Relay) -> tuple[Job, asyncio.Queue[list[Event]]]:
+    async def _job(self, request: Work, mailbox: Mailbox) -> Job:
         """Check what only the model can check, and turn words into numbers."""
-        if isinstance(request, Relay):
-            raise RequestError(FailureCode.INTERNAL, "A local model cannot relay.")
+        if not isinstance(request, Generate):
+            message = f"The model {self._options.model} generates text: it does not compute embeddings."
+            raise RequestError(FailureCode.INVALID_REQUEST, message, "model")
         if not self.engine.alive:
             raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
         if self.engine.is_full:
@@ -116,19 +106,17 @@ class LocalBackend:
                 FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down."
             )
         prompts = await self._prompter.tokens(request)
-        inbox: asyncio.Queue[list[Event]] = asyncio.Queue()
-        job = Job(
+        return Job(
             tenant=request.tenant,
             prompts=prompts,
             sampling=request.sampling,
             seed=request.sampling.seed if request.sampling.seed is not None else self._new_seed(),
             n_context=self._options.n_context,
-            sink=inbox.put_nowait,
+            sink=mailbox.put,
             choices=request.choices,
             echo=request.echo,
             mask=await self._mask(request),
         )
-        return job, inbox
 
     async def _mask(self, request: Generate) -> Callable[[], Mask] | None:
         prompt = request.prompts[0]
@@ -141,9 +129,9 @@ class LocalBackend:
             message = f"The output format cannot be enforced: {error}."
             raise RequestError(FailureCode.INVALID_REQUEST, message, param="response_format") from error
 
-    def _readers(self, request: Generate | Relay) -> dict[int, CallReader]:
+    def _readers(self, request: Work) -> dict[int, CallReader]:
         """A reader of tool calls for each choice, where tools may be called."""
-        if isinstance(request, Relay):
+        if not isinstance(request, Generate):
             return {}
         prompt = request.prompts[0]
         if not isinstance(prompt, Chat) or not prompt.tools or prompt.tool_choice == "none":

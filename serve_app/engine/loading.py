@@ -7,8 +7,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from serve_app.engine.backend import LocalBackend, LocalOptions
+from serve_app.engine.embedder import Embedder, EmbedderOptions, Pooling
+from serve_app.engine.embedding_backend import EmbeddingBackend, EmbeddingOptions
 from serve_app.engine.figures import EngineOptions
 from serve_app.engine.llama import Llama, LlamaOptions
 from serve_app.engine.model import ModelLoadError
@@ -35,6 +38,23 @@ class LocalModelOptions:
     n_batch: int = 512
     n_prefill: int = 128
     n_queue: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingModelOptions:
+    """One embedding model as the operator declares it. ``pooling`` None: as its file says.
+
+    ``n_context``: most tokens of one text. ``dimensions``: what its vectors may be cut to.
+    """
+
+    model: str
+    path: str
+    n_context: int = 512
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+    n_queue: int = 256
+    pooling: Literal["mean", "cls", "last"] | None = None
+    dimensions: tuple[int, ...] = ()
 
 
 def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None) -> LocalBackend:
@@ -64,6 +84,28 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
         ),
         new_id=lambda: uuid.uuid4().hex[:24],
         new_seed=lambda: random.getrandbits(32),
+        on_death=on_death,
+    )
+
+
+def load_embedding(options: EmbeddingModelOptions, on_death: Callable[[], None] = lambda: None) -> EmbeddingBackend:
+    """Open the embedding model and start its engine. Blocks while the file is read. Raises ModelLoadError."""
+    path = Path(options.path)
+    _check_file(path)
+    embedder = Embedder(
+        EmbedderOptions(
+            path=options.path,
+            n_context=options.n_context,
+            n_threads=options.n_threads,
+            n_gpu_layers=options.n_gpu_layers,
+            pooling=Pooling[options.pooling.upper()] if options.pooling else Pooling.MODEL,
+        )
+    )
+    if any(size >= embedder.n_embd for size in options.dimensions):
+        raise ModelLoadError(f"`dimensions` are sizes below that of its vectors, {embedder.n_embd}")
+    return EmbeddingBackend(
+        embedder,
+        EmbeddingOptions(options.model, int(path.stat().st_mtime), options.dimensions, options.n_queue),
         on_death=on_death,
     )
 

@@ -49,12 +49,13 @@ class Model:
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.n_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Text to token ids. ``special``: whether control tokens written out in ``text`` become such tokens."""
+    def tokenize(self, text: str, *, special: bool, framed: bool = False) -> list[int]:
+        """Text to token ids. ``special``: whether control tokens written out in ``text`` become such tokens;
+        ``framed``: with the tokens that the vocabulary puts around a text."""
         data = text.encode()
         room = len(data) + 8
         tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, framed, special)
         if count < 0:
             raise ValueError("the text cannot be tokenized")
         return list(tokens[:count])

@@ -1,15 +1,17 @@
 """The vocabulary of the house: every value that crosses a process, a thread or a room.
 
 Values only: frozen, slotted, no behaviour beyond their own arithmetic, and no imports from the rest of the project.
-A stream of events is ``Started``, then any number of ``Delta`` or ``Relayed``, then exactly one of ``Done`` or
-``Failed``: from every backend, always. Events travel in lists (what was ready at the same moment); an empty list
-says "alive, nothing to tell yet" and is how a backend that waits or computes keeps its stream from being cut.
+A stream of events is ``Started``, then any number of ``Delta``, ``Embedded`` or ``Relayed``, then exactly one of
+``Done`` or ``Failed``: from every backend, always. Events travel in lists (what was ready at the same moment); an
+empty list says "alive, nothing to tell yet" and is how a backend that waits or computes keeps its stream from being
+cut.
 """
 
 from serve_app.protocol.events import (
     Backend,
     Delta,
     Done,
+    Embedded,
     Event,
     Failed,
     ModelCard,
@@ -20,7 +22,7 @@ from serve_app.protocol.events import (
     Usage,
 )
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
-from serve_app.protocol.requests import Chat, Constraint, Generate, Relay, Sampling, Text
+from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text, Work
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
 from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
@@ -35,6 +37,8 @@ __all__ = [
     "CursorNotFound",
     "Delta",
     "Done",
+    "Embed",
+    "Embedded",
     "Event",
     "Failed",
     "FailureCode",
@@ -63,4 +67,5 @@ __all__ = [
     "ToolCallDelta",
     "Turn",
     "Usage",
+    "Work",
 ]

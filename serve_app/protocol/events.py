@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve_app.protocol.requests import Generate, Relay
+from serve_app.protocol.requests import Work
 from serve_app.protocol.vocabulary import FailureCode, Finish
 
 
@@ -61,6 +61,13 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of some of the texts, each with the text's position: little-endian float32, of length 1."""
+
+    vectors: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Relayed:
     """JSON of an upstream, ready for the client: one chunk of its stream, or its whole body."""
 
@@ -89,7 +96,7 @@ class Failed:
     usage: Usage = Usage()
 
 
-Event = Started | Delta | Relayed | Done | Failed
+Event = Started | Delta | Embedded | Relayed | Done | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +112,8 @@ class ModelCard:
 class Backend(Protocol):
     """Something that answers: a local engine, an upstream, or a Ray handle to either."""
 
-    def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
-        """Stream the answer (module docstring). Closing the generator cancels the work; it never raises."""
+    def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
+        """Stream the answer (package docstring). Closing the generator cancels the work; it never raises."""
         ...
 
     async def models(self) -> tuple[ModelCard, ...]:

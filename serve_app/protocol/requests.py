@@ -80,6 +80,23 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts to be turned into vectors by a local model: each text, or token ids of the model's own vocabulary.
+
+    ``dimensions``: cut the vectors to that length, where the model allows it. ``truncate_to``: cut texts to that many
+    tokens, or to what the model takes if that is less; None: a text that is too long is refused.
+    """
+
+    request_id: str
+    tenant: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    truncate_to: int | None = None
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """One request for a server that speaks OpenAI itself: the client's own JSON, passed on.
 
@@ -91,9 +108,12 @@ class Relay:
     request_id: str
     tenant: str
     model: str
-    route: Literal["chat/completions", "completions"]
+    route: Literal["chat/completions", "completions", "embeddings"]
     body: bytes
     stream: bool
     hide_usage: bool = False
     api_key: str | None = None
     timeout_s: float = 600.0
+
+
+Work = Generate | Embed | Relay

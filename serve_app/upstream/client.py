@@ -15,7 +15,7 @@ from typing import Any, cast
 import httpx2
 import openai
 
-from serve_app.protocol import Backend, Done, Event, Failed, FailureCode, Generate, ModelCard, Relay
+from serve_app.protocol import Backend, Done, Event, Failed, FailureCode, ModelCard, Relay, Work
 from serve_app.upstream.answers import Answer, StreamAnswer, WholeAnswer
 from serve_app.upstream.breaker import Breaker
 from serve_app.upstream.catalogue import Catalogue
@@ -99,7 +99,7 @@ class OpenAIUpstream(Backend):
     async def models(self) -> tuple[ModelCard, ...]:
         return await self._catalogue.cards() if self._fixed is None else self._fixed
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         if not isinstance(request, Relay):
             yield [Failed(FailureCode.INTERNAL, "This request cannot be passed on to an upstream.")]
             return

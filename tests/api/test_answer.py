@@ -9,7 +9,7 @@ import pytest
 from serve_app.api.context import Context
 from serve_app.api.directory import UpstreamRoute
 from serve_app.api.limits import Limits
-from serve_app.protocol import Delta, Event, Failed, FailureCode, Generate, Relay, Usage
+from serve_app.protocol import Delta, Event, Failed, FailureCode, Usage, Work
 from tests.api.conversation import DONE, STARTED, Books, asking, chunk
 from tests.api.serving import make_context
 from tests.fakes import FakeBackend, Step
@@ -136,7 +136,7 @@ async def test_a_whole_answer_that_fails_in_the_middle_is_a_plain_http_error() -
 class Broken(FakeBackend):
     """Breaks its promise never to raise."""
 
-    async def generate(self, request: Generate | Relay) -> Any:
+    async def generate(self, request: Work) -> Any:
         async for batch in super().generate(request):
             yield batch
         raise ValueError("/secret/path")
@@ -182,7 +182,7 @@ async def test_comments_keep_a_quiet_stream_alive_and_are_no_sign_of_life() -> N
 class Waiting(FakeBackend):
     """Has nothing to tell for longer than a silence may be, and says so."""
 
-    async def generate(self, request: Generate | Relay) -> Any:
+    async def generate(self, request: Work) -> Any:
         yield [STARTED]
         for _ in range(12):
             await asyncio.sleep(0.05)

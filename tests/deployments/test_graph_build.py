@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from config.settings import Catalogue, ModelSettings, Settings, UpstreamSettings, secret_names
 from deployments.graph import GraphArgs, compose
 from deployments.resources import plan, total_cpus
+from serve_app.engine.loading import EmbeddingModelOptions
 
 
 def settings(models: dict[str, object], **upstreams: object) -> Settings:
@@ -47,6 +48,12 @@ def test_there_is_one_deployment_for_each_model_and_upstream_one_ingress_and_one
         "UpstreamModel-openai",
         "ConversationStore",
     }
+
+
+def test_an_embedding_model_is_told_what_only_it_needs() -> None:
+    model = {"file": "a.gguf", "kind": "embedding", "pooling": "mean", "dimensions": [64, 128], "context": 512}
+    told = deployments(settings({"mini": {**model, "threads": 2}}))["LocalModel-mini"].init_args[0]
+    assert told == EmbeddingModelOptions("mini", "a.gguf", 512, 2, pooling="mean", dimensions=(64, 128))
 
 
 def test_a_gpu_model_is_annotated_with_what_it_uses() -> None:

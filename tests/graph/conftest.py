@@ -34,12 +34,13 @@ def cloud(model_file: Path) -> Iterator[str]:
 
 
 def two_models_and_a_cloud(model_file: Path) -> dict[str, object]:
-    """Two local models that load, one that cannot, aliases, and the cloud."""
+    """Two local models that load, one that embeds, one that cannot load, aliases, and the cloud."""
     local = {"file": str(model_file), "threads": 1, "slots": 16, "context": 2048}
     return {
         "models": {
             "llama": local,
             "second/model": {**local, "slots": 4, "context": 512},
+            "embedder": {**local, "kind": "embedding", "pooling": "last", "context": 256},
             "broken": {"file": str(model_file.with_name("no-such-file.gguf")), "threads": 1},
         },
         "aliases": {"gpt-4": {"model": "llama"}, "gpt-3.5-turbo": {"model": "llama", "only_without_upstream": True}},

@@ -12,7 +12,8 @@ from serve_app.api.wire.shape import wrong
 _MAX_ANSWERS = 128
 
 
-def _prompt_kind(prompt: Any) -> str:
+def prompt_kind(prompt: Any) -> str:
+    """Which of the four forms a prompt has, so that a refusal speaks of that form only."""
     if not isinstance(prompt, list):
         return "~text"
     first = prompt[0] if prompt else ""
@@ -25,7 +26,7 @@ Prompt = Annotated[
     | Annotated[list[str], Field(min_length=1), Tag("~texts")]
     | Annotated[Tokens, Tag("~tokens")]
     | Annotated[list[Tokens], Tag("~token_lists")],
-    Discriminator(_prompt_kind),
+    Discriminator(prompt_kind),
 ]
 
 
