@@ -82,6 +82,7 @@ def compose(args: GraphArgs, settings: Settings, *, hidden: Collection[str]) -> 
         aliases={name: Alias(each.model, each.only_without_upstream) for name, each in catalogue.aliases.items()},
         caller_key=frozenset(name for name, upstream in settings.upstreams.items() if upstream.caller_key),
         spool_folder=str(settings.data_dir / "spool"),
+        files_folder=str(settings.data_dir / "files"),
         log_level=settings.log_level,
     )
     ingress = serve.deployment(

@@ -101,6 +101,7 @@ class RemoteStore(RemoteRoom):
         self.streams = RemoteRoom(handle, "streams")
         self.responses = RemoteRoom(handle, "responses")
         self.conversations = RemoteRoom(handle, "conversations")
+        self.files = RemoteRoom(handle, "files")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

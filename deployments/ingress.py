@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.handles import RemoteBackend, remote_store
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
+from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Alias, Directory, UpstreamRoute
 from serve_app.api.gate import Gate
@@ -35,6 +36,7 @@ class IngressOptions:
     caller_key: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
     spool_folder: str = ""
+    files_folder: str = "files"
     log_level: str = "INFO"
 
 
@@ -64,6 +66,7 @@ class Ingress:
         context = Context(
             directory=Directory(self._local, options.aliases, self._upstreams),
             store=self._store,
+            blobs=Blobs(Path(options.files_folder)),
             ledger=Ledger(self._store, writer, spool=_spool(options.spool_folder, writer)),
             admission=Admission(options.api_keys, behind_proxy=options.behind_haproxy),
             limits=options.limits,

@@ -16,6 +16,7 @@ import uvicorn
 
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
+from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Directory
 from serve_app.api.ledger import Ledger
@@ -32,6 +33,7 @@ async def serve(port: int, model_file: str, keys: tuple[str, ...], database: Pat
     context = Context(
         directory=Directory({MODEL: backend}, {}, {}),
         store=store,
+        blobs=Blobs(database.parent / "files"),
         ledger=Ledger(store, "plain"),
         admission=Admission(keys),
         limits=Limits(),

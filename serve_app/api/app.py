@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.api import chat, completions, embeddings, health, models, refusals, stored
+from serve_app.api import (
+    chat,
+    completions,
+    embeddings,
+    file_uploads,
+    files,
+    health,
+    models,
+    refusals,
+    stored,
+)
 from serve_app.api.context import Context
 from serve_app.api.gate import Gate
+from serve_app.api.housekeeping import keep_house
 
 
 def create_app(context: Context, *, own_request_id: bool) -> Gate:
@@ -21,13 +33,25 @@ def create_app(context: Context, *, own_request_id: bool) -> Gate:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.ledger.start()
+        housekeeping = asyncio.create_task(keep_house(context.blobs, context.store))
         yield
         await context.background.stop()
+        housekeeping.cancel()
+        await asyncio.gather(housekeeping, return_exceptions=True)
         await context.ledger.stop()
 
     app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.context = context
-    for room in (chat, completions, embeddings, stored, models, health):
+    for room in (
+        chat,
+        completions,
+        embeddings,
+        stored,
+        files,
+        file_uploads,
+        models,
+        health,
+    ):
         # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).
         app.router.routes.extend(room.router.routes)
     refusals.install(app)

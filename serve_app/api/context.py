@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from serve_app.api.admission import Admission, Tenant
 from serve_app.api.background import Background
+from serve_app.api.blobs import Blobs
 from serve_app.api.directory import Directory
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
@@ -22,6 +23,7 @@ class Context:
 
     directory: Directory
     store: Store
+    blobs: Blobs
     ledger: Ledger
     admission: Admission
     limits: Limits

@@ -16,6 +16,11 @@ class Limits:
     max_upload_bytes: int = 513 * 1024 * 1024
     """Of a body that is not read whole: the largest file of OpenAI's, and its form around it."""
 
+    max_file_bytes: int = 512 * 1024 * 1024
+    max_part_bytes: int = 64 * 1024 * 1024
+    max_joined_bytes: int = 8 * 1024 * 1024 * 1024
+    """Of a file that came in parts."""
+
     max_depth: int = 32
     max_messages: int = 2048
     max_tools: int = 128

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.body import parse
 from serve_app.api.context import context_of, tenant_of
-from serve_app.api.limits import Limits
+from serve_app.api.listing import ID, Number, is_id, listed, query_of, soon
 from serve_app.api.replay import position_asked, replay
 from serve_app.api.wire.options import Metadata
 from serve_app.api.wire.shape import Shape, read
 from serve_app.errors import RequestError
-from serve_app.protocol import CompletionQuery, FailureCode, Json, Order, StoreError
+from serve_app.protocol import CompletionQuery, FailureCode, Json, Order
 
 router = APIRouter()
 
-T = TypeVar("T")
-
-_ID = r"^[A-Za-z0-9_.-]{1,128}$"
 _METADATA_KEY = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-
-
-def _number(text: Any) -> Any:
-    """Digits as the number they spell; anything else as it is, for the type to refuse."""
-    return int(text) if isinstance(text, str) and re.fullmatch("-?[0-9]{1,9}", text) else text
 
 
 class Paging(Shape):
     """The query string of a list."""
 
-    after: str | None = Field(None, pattern=_ID)
-    limit: Annotated[int, BeforeValidator(_number), Field(ge=1, le=100)] = 20
+    after: str | None = Field(None, pattern=ID)
+    limit: Annotated[Number, Field(ge=1, le=100)] = 20
     order: Order = "asc"
     model: str | None = None
     metadata: Metadata = Field(default_factory=dict)
@@ -53,8 +43,8 @@ class Labels(Shape):
 async def list_completions(request: Request) -> Response:
     """A page of the tenant's completions."""
     context = context_of(request)
-    page = await _soon(context.store.completions(tenant_of(request).id, _query(request)), context.limits)
-    return _listed(page.data, page.has_more)
+    page = await soon(context.store.completions(tenant_of(request).id, _query(request)), context.limits)
+    return listed(page.data, page.has_more)
 
 
 @router.get("/v1/chat/completions/{completion_id}")
@@ -64,7 +54,7 @@ async def get_completion(request: Request, completion_id: str) -> Response:
     if (after := position_asked(request)) is not None:
         return await replay(context, tenant_of(request).id, _known(completion_id), after)
     asked = context.store.completion(tenant_of(request).id, _known(completion_id))
-    return _found(await _soon(asked, context.limits))
+    return _found(await soon(asked, context.limits))
 
 
 @router.post("/v1/chat/completions/{completion_id}")
@@ -77,7 +67,7 @@ async def update_completion(request: Request, completion_id: str) -> Response:
         raise RequestError(FailureCode.INVALID_REQUEST, text, "metadata", "missing_required_parameter")
     metadata = read(Labels, body, context.limits).metadata
     asked = context.store.set_metadata(tenant_of(request).id, _known(completion_id), metadata)
-    return _found(await _soon(asked, context.limits))
+    return _found(await soon(asked, context.limits))
 
 
 @router.delete("/v1/chat/completions/{completion_id}")
@@ -85,9 +75,9 @@ async def delete_completion(request: Request, completion_id: str) -> Response:
     """Forgets one completion and its messages."""
     context = context_of(request)
     tenant = tenant_of(request).id
-    if not await _soon(context.store.delete_completion(tenant, _known(completion_id)), context.limits):
+    if not await soon(context.store.delete_completion(tenant, _known(completion_id)), context.limits):
         raise _not_found()
-    await _soon(context.store.streams.drop(tenant, completion_id), context.limits)
+    await soon(context.store.streams.drop(tenant, completion_id), context.limits)
     return JSONResponse({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
 
 
@@ -96,26 +86,15 @@ async def list_messages(request: Request, completion_id: str) -> Response:
     """A page of the messages that were sent with the request."""
     context = context_of(request)
     asked = context.store.messages(tenant_of(request).id, _known(completion_id), _query(request))
-    page = await _soon(asked, context.limits)
+    page = await soon(asked, context.limits)
     if page is None:
         raise _not_found()
-    return _listed(tuple(_message(message) for message in page.data), page.has_more)
-
-
-async def _soon(asked: Awaitable[T], limits: Limits) -> T:
-    """The store's answer; ``StoreError`` when it takes longer than a client should wait."""
-    try:
-        async with asyncio.timeout(limits.store_timeout_s):
-            return await asked
-    except TimeoutError:
-        raise StoreError from None
+    return listed(tuple(_message(message) for message in page.data), page.has_more)
 
 
 def _query(request: Request) -> CompletionQuery:
     """The page asked for; parameters that no list knows are ignored."""
-    items = request.query_params.multi_items()
-    if any("\x00" in text for item in items for text in item):
-        raise RequestError(FailureCode.INVALID_REQUEST, "The query must not contain NUL characters.")
+    items = query_of(request)
     asked = read(Paging, {**dict(items), "metadata": _bracketed(items)}, context_of(request).limits)
     return CompletionQuery(asked.after, asked.limit, asked.order, asked.model, asked.metadata)
 
@@ -128,7 +107,7 @@ def _bracketed(items: list[tuple[str, str]]) -> dict[str, str]:
 
 def _known(completion_id: str) -> str:
     """The id, unless it is one that cannot exist: no such text reaches the database."""
-    if not re.fullmatch(_ID, completion_id):
+    if not is_id(completion_id):
         raise _not_found()
     return completion_id
 
@@ -137,12 +116,6 @@ def _found(completion: Json | None) -> Response:
     if completion is None:
         raise _not_found()
     return JSONResponse(completion)
-
-
-def _listed(data: tuple[Json, ...], has_more: bool) -> Response:
-    first_id, last_id = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    listing = {"object": "list", "data": data, "first_id": first_id, "last_id": last_id, "has_more": has_more}
-    return JSONResponse(listing)
 
 
 def _message(message: Json) -> Json:

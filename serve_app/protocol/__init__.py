@@ -21,6 +21,7 @@ from serve_app.protocol.events import (
     ToolCallDelta,
     Usage,
 )
+from serve_app.protocol.files import File, FilePage, FileQuery, Files, Part, Upload
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text, Work
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
@@ -42,6 +43,10 @@ __all__ = [
     "Event",
     "Failed",
     "FailureCode",
+    "File",
+    "FilePage",
+    "FileQuery",
+    "Files",
     "Finish",
     "Generate",
     "History",
@@ -51,6 +56,7 @@ __all__ = [
     "Order",
     "Orphan",
     "Page",
+    "Part",
     "Relay",
     "Relayed",
     "ResponseTurn",
@@ -66,6 +72,7 @@ __all__ = [
     "TokenLogprob",
     "ToolCallDelta",
     "Turn",
+    "Upload",
     "Usage",
     "Work",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from serve_app.protocol.events import Usage
+from serve_app.protocol.files import Files
 from serve_app.protocol.responses import Conversations, Responses, ResponseTurn
 from serve_app.protocol.streams import Streams
 from serve_app.protocol.vocabulary import Json, Order
@@ -90,6 +91,7 @@ class Store(Protocol):
     streams: Streams
     responses: Responses
     conversations: Conversations
+    files: Files
 
     async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.

@@ -10,11 +10,12 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serve_app.protocol import Closed, CompletionQuery, Json, Opened, Page, Store, StoreError, Streams
+from serve_app.protocol import Closed, CompletionQuery, Files, Json, Opened, Page, Store, StoreError, Streams
 from serve_app.store import reads, writes
 from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
+from serve_app.store.files import FileRoom
 from serve_app.store.migrations import migrate
 from serve_app.store.responses import SqlConversations, SqlResponses
 from serve_app.store.rows import Ledger, joined, ledger
@@ -41,6 +42,8 @@ class SqlStore(Store):
         self._desk = Desk(database, self._queue, clock)
         self._stream_room = StreamRoom(self._desk)
         self.streams: Streams = self._stream_room
+        self._file_room = FileRoom(self._desk)
+        self.files: Files = self._file_room
         self._hearing_since_s = clock()
         self.responses = SqlResponses(self._desk, lambda: self._hearing_since_s)
         self.conversations = SqlConversations(self._desk)
@@ -87,6 +90,7 @@ class SqlStore(Store):
         A store that could not listen, being down or its database, gives every writer the whole time again.
         """
         await self._stream_room.sweep()
+        await self._file_room.sweep()
         silent_since_s = self._clock() - older_than_s
         if self._hearing_since_s > silent_since_s:
             return 0

@@ -7,6 +7,7 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,11 +17,12 @@ from starlette.types import ASGIApp
 
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
+from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Alias, Directory, UpstreamRoute
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
-from serve_app.protocol import Backend
+from serve_app.protocol import Backend, Store
 from tests.fakes import FakeClock, MemoryStore
 
 KEY = "sk-test-0123456789abcdef"
@@ -31,20 +33,24 @@ def make_context(
     local: Mapping[str, Backend] | None = None,
     aliases: Mapping[str, Alias] | None = None,
     upstreams: Mapping[str, UpstreamRoute] | None = None,
-    store: MemoryStore | None = None,
+    store: Store | None = None,
     keys: tuple[str, ...] = (),
     limits: Limits | None = None,
+    blobs: Blobs | None = None,
+    clock: FakeClock | None = None,
 ) -> Context:
+    """Without ``blobs`` there is no disk to keep files on."""
     store = store or MemoryStore()
     numbers = itertools.count(1)
     return Context(
         directory=Directory(local or {}, aliases or {}, upstreams or {}),
         store=store,
+        blobs=blobs or Blobs(Path("/dev/null/files")),
         ledger=Ledger(store, "writer-1", store_timeout_s=(limits or Limits()).store_timeout_s),
         admission=Admission(keys),
         limits=limits or Limits(),
         new_id=lambda: f"{next(numbers):032x}",
-        clock=FakeClock(),
+        clock=clock or FakeClock(),
     )
 
 

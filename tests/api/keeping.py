@@ -1,0 +1,32 @@
+"""The application over a real database and a real folder, for a test: what it keeps survives the application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from serve_app.api.app import create_app
+from serve_app.api.blobs import Blobs
+from serve_app.store import SqlStore
+from tests.api.serving import KEY, listening, make_context
+from tests.fakes import FakeClock
+
+
+@asynccontextmanager
+async def kept_in(folder: Path, **options: Any) -> AsyncIterator[tuple[AsyncOpenAI, FakeClock]]:
+    """The SDK on a real connection to the application, and the clock of the application and its store."""
+    clock = FakeClock()
+    store = await SqlStore.open(f"sqlite:///{folder}/kept.db", clock=clock)
+    context = make_context(store=store, clock=clock, blobs=Blobs(folder / "files"), keys=(KEY, f"{KEY}-2"), **options)
+    try:
+        async with (
+            listening(create_app(context, own_request_id=True)) as url,
+            AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as sdk,
+        ):
+            yield sdk, clock
+    finally:
+        await store.close()
