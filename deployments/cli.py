@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from config import default_model, settings
+from deployments.kuberay.commands import app as kubernetes
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="An OpenAI-compatible LLM backend on Ray Serve.")
 models = typer.Typer(no_args_is_help=True, help="Model files.")
 app.add_typer(models, name="models")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
+app.add_typer(kubernetes, name="k8s")
 
 _say = Console(highlight=False, soft_wrap=True)
 _complain = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -11,14 +11,12 @@ from typing import Any
 
 import yaml
 
+from deployments.kuberay.errors import ManifestError
+
 Manifest = dict[str, Any]
 
 RAY_LABELS: Mapping[str, str] = {"ray.io/is-ray-node": "yes"}
 """Of those that KubeRay puts on every pod of a cluster, the one our selectors use."""
-
-
-class ManifestError(Exception):
-    """There are no manifests to work with; one line that says why."""
 
 
 def render(folder: Path) -> str:

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from deployments.kuberay.check import check
+from deployments.kuberay.errors import ManifestError
 from deployments.kuberay.fitness import quantity
-from deployments.kuberay.manifests import Manifest, ManifestError, of_kind, parse, ray_service, render
+from deployments.kuberay.manifests import Manifest, of_kind, parse, ray_service, render
 from tests.k8s.rendering import rendered
 
 
