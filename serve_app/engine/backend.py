@@ -114,6 +114,7 @@ class LocalBackend:
             n_context=self._options.n_context,
             sink=mailbox.put,
             choices=request.choices,
+            tier=request.tier,
             echo=request.echo,
             mask=await self._mask(request),
         )

@@ -48,7 +48,7 @@ class Engine:
         self._publish = publish
         self._on_death = on_death
         self._clock = clock
-        self._slots = SlotPool(options.n_slots, reuse=llama.can_reuse)
+        self._slots = SlotPool(options.n_slots, n_resident=options.n_resident, reuse=llama.can_reuse)
         self._scheduler = Scheduler(
             self._slots, n_batch=llama.n_batch, n_prefill=options.n_prefill, n_rows=llama.n_rows, n_cells=llama.n_cells
         )
@@ -70,7 +70,7 @@ class Engine:
     def submit(self, job: Job) -> None:
         """Hand a job over. Once the engine has ended it fails at once, published on the caller's thread."""
         refusal = self._inbox.submit(job)
-        if refusal is not None:
+        if refusal:
             self._publish([(job, [refusal])])
 
     def cancel(self, job: Job) -> None:
@@ -147,6 +147,7 @@ class Engine:
         began = self._clock()
         match self._llama.decode(plan):
             case Decoded.OK:
+                self._scheduler.learn(plan, self._clock() - began)
                 self._advance(plan)
             case Decoded.NO_SPACE:
                 self._relieve()
@@ -184,7 +185,7 @@ class Engine:
         for at, prompt in enumerate(job.prompts):
             leader: Sequence | None = None
             for choice in range(job.choices):
-                sequence = Sequence(list(prompt), job.tenant, score_prompt=score, after=leader)
+                sequence = Sequence(list(prompt), job.tenant, score_prompt=score, tier=job.tier, after=leader)
                 leader = leader or sequence
                 generation = Generation(job, at * job.choices + choice, sequence, self._llama)
                 job.generations.append(generation)

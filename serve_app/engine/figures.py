@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """``n_prefill``: most prompt tokens in a step that streams wait for; ``n_queue``: most waiting sequences."""
+    """``n_prefill``: most prompt tokens in a step that streams wait for; ``n_queue``: most waiting sequences.
+
+    ``n_slots`` sequences run at a time; ``n_resident`` (0: as many) sequence ids keep computed prefixes.
+    """
 
     n_slots: int = 16
+    n_resident: int = 0
     n_prefill: int = 128
     n_queue: int = 256
 

@@ -9,7 +9,7 @@ from serve_app.engine.llama import Llama
 from serve_app.engine.sampler import Distribution, Mask, Sampled, Sampler
 from serve_app.engine.sequence import Chunk, Sequence
 from serve_app.engine.text import TextAssembler
-from serve_app.protocol import Delta, Event, Finish, Sampling, TokenLogprob, Usage
+from serve_app.protocol import Delta, Event, Finish, Sampling, Tier, TokenLogprob, Usage
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,7 @@ class Job:
     n_context: int
     sink: Callable[[list[Event]], None]
     choices: int = 1
+    tier: Tier = Tier.DEFAULT
     echo: bool = False
     mask: Callable[[], Mask] | None = None
     generations: list[Generation] = field(default_factory=list)

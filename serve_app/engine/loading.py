@@ -20,6 +20,12 @@ from serve_app.engine.template import CHATML, ChatTemplate, probe
 
 _GGUF_MAGIC = b"GGUF"
 
+_RESIDENTS = 4
+"""Conversations that keep their prefix for each that runs: people read and type longer than a model answers."""
+
+_MOST_SEQUENCES = 256
+"""llama.cpp's own bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalModelOptions:
@@ -61,12 +67,13 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
     """Open the model and start its engine. Blocks while the file is read. Raises ModelLoadError."""
     path = Path(options.path)
     _check_file(path)
+    n_resident = max(options.n_slots, min(_RESIDENTS * options.n_slots, _MOST_SEQUENCES))
     llama = Llama(
         LlamaOptions(
             path=options.path,
             n_cells=max(options.n_cells, options.n_context),
-            n_slots=options.n_slots,
-            n_batch=max(options.n_batch, options.n_slots),
+            n_slots=n_resident,
+            n_batch=max(options.n_batch, n_resident),
             n_rows=max(128, options.n_slots),
             n_threads=options.n_threads,
             n_gpu_layers=options.n_gpu_layers,
@@ -80,7 +87,7 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
             model=options.model,
             created=int(path.stat().st_mtime),
             n_context=n_context,
-            engine=EngineOptions(options.n_slots, options.n_prefill, options.n_queue),
+            engine=EngineOptions(options.n_slots, n_resident, options.n_prefill, options.n_queue),
         ),
         new_id=lambda: uuid.uuid4().hex[:24],
         new_seed=lambda: random.getrandbits(32),

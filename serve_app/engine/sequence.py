@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from serve_app.protocol import Tier
+
 
 class Status(IntEnum):
     """In order of life; a preempted sequence goes back to WAITING and computes its tokens again."""
@@ -20,13 +22,16 @@ class Sequence:
 
     There is no prefill phase and no decode phase: a step lets ``computed`` catch up with ``tokens``, and a sequence
     that has caught up is ready to be sampled. ``score_prompt``: the logits of every prompt position are wanted.
-    ``after``: another sequence with the same prompt that computes it for both.
+    ``after``: another sequence with the same prompt that computes it for both. ``salt`` is the tenant, ``weight`` its
+    part of the model: one of weight 2 gets twice what one of weight 1 gets when both want more than there is.
     """
 
     tokens: list[int]
     salt: str
     n_prompt: int = field(init=False)
     score_prompt: bool = False
+    tier: Tier = Tier.DEFAULT
+    weight: float = 1.0
     after: Sequence | None = None
     computed: int = 0
     seq_id: int | None = None
@@ -68,3 +73,8 @@ class Chunk:
     rows: int
     first_row: int
     """Index of the first wanted row among all wanted rows of the plan."""
+
+    @property
+    def is_decode(self) -> bool:
+        """One generated token, not a piece of a prompt (or of what is computed again)."""
+        return self.count == 1 and self.start >= self.sequence.n_prompt

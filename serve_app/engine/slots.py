@@ -48,12 +48,15 @@ class Lease:
 class SlotPool:
     """Owner of all sequence ids. Knows no llama: it decides, the engine carries out.
 
-    Prefixes are found within one ``salt`` (the tenant) only, so that nobody can time another's prompts.
+    ``n_slots`` sequences run at most; ``n_resident`` sequence ids keep prefixes, so that those who wait for their next
+    turn, or were sent back, find theirs again. Prefixes are found within one ``salt`` (the tenant) only, so that nobody
+    can time another's prompts.
     ``reuse`` is off for models whose memory cannot forget a suffix (recurrent and hybrid ones).
     """
 
-    def __init__(self, n_slots: int, *, reuse: bool = True) -> None:
-        self._slots = [Slot(seq_id) for seq_id in range(n_slots)]
+    def __init__(self, n_slots: int, *, n_resident: int | None = None, reuse: bool = True) -> None:
+        self._slots = [Slot(seq_id) for seq_id in range(max(n_slots, n_resident or n_slots))]
+        self._n_slots = n_slots
         self._reuse = reuse
         self._tick = 0
 
@@ -72,7 +75,7 @@ class SlotPool:
         At least one token is always left to compute: logits exist only for what is computed.
         """
         idle = [slot for slot in self._slots if slot.owner is None]
-        if not idle:
+        if len(self._slots) - len(idle) >= self._n_slots:
             return None
         lease = self._choose(idle, sequence)
         slot = self._slots[lease.seq_id]
@@ -82,7 +85,7 @@ class SlotPool:
         return lease
 
     def _choose(self, idle: list[Slot], sequence: Sequence) -> Lease:
-        target = min(idle, key=lambda slot: (slot.n_resident > 0, slot.used))
+        target = self._least_wanted(idle)
         # A prompt whose logits are wanted must be computed whole.
         if not self._reuse or sequence.score_prompt:
             return Lease(target.seq_id, keep=0)
@@ -108,13 +111,21 @@ class SlotPool:
         slot.used = self._tick
 
     def forget_oldest(self) -> int | None:
-        """The least recently used idle prefix is given up: its seq_id, to be cleared; None when there is none."""
+        """An idle prefix is given up: its seq_id, to be cleared; None when there is none."""
         filled = [slot for slot in self._slots if slot.owner is None and slot.idle]
         if not filled:
             return None
-        slot = min(filled, key=lambda slot: slot.used)
+        slot = self._least_wanted(filled)
         slot.idle = []
         return slot.seq_id
+
+    @staticmethod
+    def _least_wanted(idle: list[Slot]) -> Slot:
+        """An empty slot, else the least recently used of the tenant that keeps most: nobody pushes out the others."""
+        kept: dict[str, int] = {}
+        for slot in idle:
+            kept[slot.salt] = kept.get(slot.salt, 0) + len(slot.idle)
+        return min(idle, key=lambda slot: (len(slot.idle) > 0, -kept[slot.salt], slot.used))
 
     def forget(self, seq_id: int) -> None:
         """The cells of an idle slot are gone."""

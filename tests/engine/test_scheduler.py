@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from serve_app.engine.scheduler import Plan, Scheduler
 from serve_app.engine.sequence import Sequence, Status
 from serve_app.engine.slots import Lease, SlotPool
+from serve_app.protocol import Tier
 from tests.engine.fake_llama import Memory, next_token
 
 _STEM = list(range(40))
@@ -19,8 +20,10 @@ _PROMPTS = st.builds(
 class House:
     """Carries out what scheduler and pool decide, and checks every promise on the way."""
 
-    def __init__(self, n_slots: int, n_batch: int, n_prefill: int, n_rows: int, n_cells: int) -> None:
-        self.pool = SlotPool(n_slots)
+    def __init__(
+        self, n_slots: int, n_batch: int, n_prefill: int, n_rows: int, n_cells: int, n_resident: int = 0
+    ) -> None:
+        self.pool = SlotPool(n_slots, n_resident=n_resident)
         self.memory = Memory(n_cells)
         self.limits = (n_batch, n_prefill, n_rows)
         self.scheduler = Scheduler(self.pool, n_batch=n_batch, n_prefill=n_prefill, n_rows=n_rows, n_cells=n_cells)
@@ -33,10 +36,19 @@ class House:
     def open(self) -> list[Sequence]:
         return [sequence for sequence in self.order if sequence.status is not Status.FINISHED]
 
-    def add(self, prompt: list[int], n: int, salt: str, choices: int, *, score: bool = False) -> None:
+    def add(
+        self,
+        prompt: list[int],
+        n: int,
+        salt: str,
+        choices: int,
+        *,
+        score: bool = False,
+        tier: Tier = Tier.DEFAULT,
+    ) -> None:
         leader: Sequence | None = None
         for _ in range(choices):
-            sequence = Sequence(list(prompt), salt, score_prompt=score, after=leader)
+            sequence = Sequence(list(prompt), salt, score_prompt=score, tier=tier, after=leader)
             leader = leader or sequence
             self.goals[id(sequence)] = len(prompt) + n
             self.order.append(sequence)
@@ -97,6 +109,8 @@ class House:
     def _check_plan(self, plan: Plan) -> None:
         n_batch, n_prefill, n_rows = self.limits
         running = [sequence for sequence in self.order if sequence.status is Status.RUNNING]
+        if any(sequence.tier < Tier.BATCH for sequence in running):
+            running = [sequence for sequence in running if sequence.tier < Tier.BATCH]
         decoding = [sequence for sequence in running if sequence.is_decoding]
         assert [chunk.sequence for chunk in plan[: len(decoding)]] == sorted(decoding, key=self._place)
         assert all(chunk.count == chunk.rows == 1 for chunk in plan[: len(decoding)]), "a stream was starved"
@@ -104,7 +118,7 @@ class House:
         assert sum(chunk.count for chunk in plan) <= n_batch
         assert sum(chunk.rows for chunk in plan) <= n_rows
         assert not decoding or sum(chunk.count for chunk in prompts) <= n_prefill
-        waiting = [sequence for sequence in sorted(running, key=self._place) if sequence not in decoding]
+        waiting = sorted(set(running) - set(decoding), key=lambda sequence: (sequence.tier, self._place(sequence)))
         assert [chunk.sequence for chunk in prompts] == waiting[: len(prompts)], "not oldest first"
         rows = 0
         for chunk in plan:
@@ -120,11 +134,18 @@ def houses(draw: st.DrawFn, min_cells: int = 60) -> House:
     n_slots = draw(st.integers(1, 6))
     n_batch = draw(st.integers(max(n_slots, 2), 24))
     return House(
-        n_slots, n_batch, draw(st.integers(1, 16)), draw(st.integers(n_slots, 12)), draw(st.integers(min_cells, 200))
+        n_slots,
+        n_batch,
+        draw(st.integers(1, 16)),
+        draw(st.integers(n_slots, 12)),
+        draw(st.integers(min_cells, 200)),
+        draw(st.integers(0, 12)),
     )
 
 
-_REQUESTS = st.tuples(_PROMPTS, st.integers(0, 8), st.sampled_from("ab"), st.integers(1, 3), st.booleans())
+_REQUESTS = st.tuples(
+    _PROMPTS, st.integers(0, 8), st.sampled_from("ab"), st.integers(1, 3), st.booleans(), st.sampled_from(Tier)
+)
 _ACTIONS = st.one_of(_REQUESTS, st.sampled_from(["step", "step", "step", "abort", "preempt", "no space"]))
 
 
@@ -141,8 +162,8 @@ def test_whatever_comes_every_chunk_continues_the_memory_and_every_sequence_fini
                 house.scheduler.preempt_youngest()
             case "no space" if house.scheduler.n_running:
                 house._relieve()
-            case (prompt, n, salt, choices, score):
-                house.add(prompt, n, salt, choices, score=score)
+            case (prompt, n, salt, choices, score, tier):
+                house.add(prompt, n, salt, choices, score=score, tier=tier)
         house.pool.check()
     steps = 0
     while house.step():
