@@ -23,8 +23,8 @@ _GGUF_MAGIC = b"GGUF"
 _RESIDENTS = 4
 """Conversations that keep their prefix for each that runs: people read and type longer than a model answers."""
 
-_MOST_SEQUENCES = 256
-"""llama.cpp's own bound."""
+_MOST_SEQUENCES = 128
+"""llama.cpp keeps room for a row of logits for each: 4 bytes for every token of the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
             n_cells=max(options.n_cells, options.n_context),
             n_slots=n_resident,
             n_batch=max(options.n_batch, n_resident),
-            n_rows=max(128, options.n_slots),
+            n_rows=max(128, n_resident),
             n_threads=options.n_threads,
             n_gpu_layers=options.n_gpu_layers,
         )
