@@ -93,8 +93,7 @@ class Engine:
 
     def stalled_for(self) -> float:
         """Seconds that the current step has been running; 0 between steps and while idle."""
-        since = self._busy_since
-        return 0.0 if since is None else self._clock() - since
+        return 0.0 if (since := self._busy_since) is None else self._clock() - since
 
     def stats(self) -> EngineStats:
         return EngineStats(
