@@ -102,6 +102,7 @@ class RemoteStore(RemoteRoom):
         self.responses = RemoteRoom(handle, "responses")
         self.conversations = RemoteRoom(handle, "conversations")
         self.files = RemoteRoom(handle, "files")
+        self.answers = RemoteRoom(handle, "answers")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

@@ -35,6 +35,8 @@ MEANINGS: dict[FailureCode, Meaning] = {
     FailureCode.METHOD_NOT_ALLOWED: Meaning(405, _CLIENT, "method_not_allowed"),
     FailureCode.REQUEST_TIMEOUT: Meaning(408, _CLIENT, "request_timeout", retry=True),
     FailureCode.CONFLICT: Meaning(409, _CLIENT, "conflict", retry=True, retry_after_s=1),
+    FailureCode.KEY_IN_USE: Meaning(409, _CLIENT, "idempotency_key_in_use", retry=True, retry_after_s=1),
+    FailureCode.KEY_REUSED: Meaning(422, _CLIENT, "idempotency_key_reused"),
     FailureCode.TOO_LARGE: Meaning(413, _CLIENT, "request_too_large"),
     FailureCode.MEDIA_TYPE: Meaning(415, _CLIENT, "unsupported_media_type"),
     FailureCode.QUEUE_FULL: Meaning(429, _LIMIT, "slow_down", retry=True, retry_after_s=1),

@@ -19,6 +19,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.context import Context
+from serve_app.api.once import Once, key_of
 from serve_app.api.refusals import INTERNAL, respond
 from serve_app.api.uploads import ANY_MEDIA, Upload, refuse_announced, whole
 from serve_app.errors import RequestError
@@ -40,6 +41,7 @@ class Gate:
         self.app = app
         self._context = context
         self._own_request_id = own_request_id
+        self._once = Once(app, context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -79,7 +81,11 @@ class Gate:
                 await self._admit_body(scope, exchange)
         if exchange.method == "HEAD":
             scope["method"] = "GET"
-        await self.app(scope, exchange.receive, exchange.send)
+        if (key := key_of(scope)) is not None and exchange.body is not None:
+            body, exchange.body = exchange.body, None
+            await self._once(key, body, scope, exchange.receive, exchange.send)
+        else:
+            await self.app(scope, exchange.receive, exchange.send)
 
     async def _admit_body(self, scope: Scope, exchange: _Exchange) -> None:
         """Takes the body, or lets it through where the route does that itself; raises ``RequestError`` for neither."""
@@ -88,10 +94,11 @@ class Gate:
             raise RequestError(FailureCode.MEDIA_TYPE, "Compressed bodies are not accepted: send no Content-Encoding.")
         taken = self._media_types(scope)
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if ANY_MEDIA in taken or media_type in taken:
+        fitting = ANY_MEDIA in taken or media_type in taken
+        if fitting and key_of(scope) is None:
             refuse_announced(headers, limits.max_upload_bytes)
             exchange.upload = Upload(limits)
-        elif media_type in ("", "application/json"):
+        elif fitting or media_type in ("", "application/json"):
             exchange.body = await whole(headers, exchange.receive, limits)
         else:
             raise RequestError(FailureCode.MEDIA_TYPE, "Send the body as JSON, with Content-Type: application/json.")

@@ -7,6 +7,7 @@ empty list says "alive, nothing to tell yet" and is how a backend that waits or 
 cut.
 """
 
+from serve_app.protocol.answers import Answers, Attempt, Claim, KeptAnswer
 from serve_app.protocol.events import (
     Backend,
     Delta,
@@ -29,8 +30,11 @@ from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 
 __all__ = [
+    "Answers",
+    "Attempt",
     "Backend",
     "Chat",
+    "Claim",
     "Closed",
     "CompletionQuery",
     "Constraint",
@@ -51,6 +55,7 @@ __all__ = [
     "Generate",
     "History",
     "Json",
+    "KeptAnswer",
     "ModelCard",
     "Opened",
     "Order",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from serve_app.protocol.answers import Answers
 from serve_app.protocol.events import Usage
 from serve_app.protocol.files import Files
 from serve_app.protocol.responses import Conversations, Responses, ResponseTurn
@@ -92,6 +93,7 @@ class Store(Protocol):
     responses: Responses
     conversations: Conversations
     files: Files
+    answers: Answers
 
     async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.

@@ -34,6 +34,8 @@ class FailureCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     REQUEST_TIMEOUT = "request_timeout"
+    KEY_IN_USE = "idempotency_key_in_use"
+    KEY_REUSED = "idempotency_key_reused"
     TOO_LARGE = "request_too_large"
     MEDIA_TYPE = "unsupported_media_type"
     QUEUE_FULL = "slow_down"

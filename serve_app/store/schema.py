@@ -274,3 +274,19 @@ parts = Table(
     Index("ix_parts_upload", "upload_id"),
 )
 """What came of an upload that is pending."""
+
+answers = Table(
+    "answers",
+    METADATA,
+    Column("tenant", Name, primary_key=True),
+    Column("key", Name, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("attempt", Name, nullable=False),
+    Column("writer", Name, nullable=False),
+    Column("begun_s", Double, nullable=False),
+    Column("status", BigInteger),
+    Column("headers", LargeBinary),
+    Column("body", LargeBinary),
+    Index("ix_answers_begun", "begun_s"),
+)
+"""The work of one idempotency key: whose attempt is at it, and, once ``status`` is there, what it answered."""

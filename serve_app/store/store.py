@@ -10,8 +10,20 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serve_app.protocol import Closed, CompletionQuery, Files, Json, Opened, Page, Store, StoreError, Streams
+from serve_app.protocol import (
+    Answers,
+    Closed,
+    CompletionQuery,
+    Files,
+    Json,
+    Opened,
+    Page,
+    Store,
+    StoreError,
+    Streams,
+)
 from serve_app.store import reads, writes
+from serve_app.store.answers import AnswerRoom
 from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
@@ -44,6 +56,8 @@ class SqlStore(Store):
         self.streams: Streams = self._stream_room
         self._file_room = FileRoom(self._desk)
         self.files: Files = self._file_room
+        self._answer_room = AnswerRoom(self._desk, lambda: self._hearing_since_s)
+        self.answers: Answers = self._answer_room
         self._hearing_since_s = clock()
         self.responses = SqlResponses(self._desk, lambda: self._hearing_since_s)
         self.conversations = SqlConversations(self._desk)
@@ -91,6 +105,7 @@ class SqlStore(Store):
         """
         await self._stream_room.sweep()
         await self._file_room.sweep()
+        await self._answer_room.sweep()
         silent_since_s = self._clock() - older_than_s
         if self._hearing_since_s > silent_since_s:
             return 0
