@@ -7,6 +7,7 @@ from typing import Literal
 
 import orjson
 
+from serve_app.api.llama_sampling import samplers
 from serve_app.api.wire.chat import ChatRequest, PlainFormat, SchemaFormat
 from serve_app.api.wire.completions import CompletionRequest
 from serve_app.api.wire.embeddings import EmbeddingsRequest
@@ -133,6 +134,7 @@ def _sampling(request: ChatRequest | CompletionRequest, max_tokens: int | None, 
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         logprobs=logprobs,
+        **samplers(request),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
+from serve_app.engine.chain import DryTemplate
 from serve_app.engine.engine import Engine, Outbox
 from serve_app.engine.figures import EngineOptions
 from serve_app.engine.generation import Job
@@ -20,11 +22,13 @@ from serve_app.protocol import (
     Chat,
     Delta,
     Done,
+    Embed,
     Event,
     Failed,
     FailureCode,
     Generate,
     ModelCard,
+    Relay,
     Work,
 )
 
@@ -54,6 +58,7 @@ class LocalBackend:
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._dry_template = functools.lru_cache(maxsize=64)(functools.partial(DryTemplate, llama))
         self._prompter = prompter
         self._options = options
         self._new_id = new_id
@@ -96,9 +101,11 @@ class LocalBackend:
 
     async def _job(self, request: Work, mailbox: Mailbox) -> Job:
         """Check what only the model can check, and turn words into numbers."""
-        if not isinstance(request, Generate):
+        if isinstance(request, Embed):
             message = f"The model {self._options.model} generates text: it does not compute embeddings."
             raise RequestError(FailureCode.INVALID_REQUEST, message, "model")
+        if isinstance(request, Relay):
+            raise RequestError(FailureCode.INTERNAL, "A local model cannot relay.")
         if not self.engine.alive:
             raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
         if self.engine.is_full:
@@ -117,6 +124,7 @@ class LocalBackend:
             tier=request.tier,
             echo=request.echo,
             mask=await self._mask(request),
+            dry=await asyncio.to_thread(self._dry_template, request.sampling.dry) if request.sampling.dry else None,
         )
 
     async def _mask(self, request: Generate) -> Callable[[], Mask] | None:

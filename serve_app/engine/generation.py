@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from serve_app.engine.chain import DryTemplate
 from serve_app.engine.llama import Llama
 from serve_app.engine.sampler import Distribution, Mask, Sampled, Sampler
 from serve_app.engine.sequence import Chunk, Sequence
@@ -30,6 +31,7 @@ class Job:
     tier: Tier = Tier.DEFAULT
     echo: bool = False
     mask: Callable[[], Mask] | None = None
+    dry: DryTemplate | None = None
     generations: list[Generation] = field(default_factory=list)
     n_open: int = 0
     n_cached: int = 0
@@ -57,7 +59,9 @@ class Generation:
         self.finished: Finish | None = None
         self._llama = llama
         self._limit = self._most_tokens(job, sequence)
-        self._sampler = Sampler(llama, job.sampling, job.seed + index, job.mask() if job.mask else None)
+        mask = job.mask() if job.mask else None
+        dry = job.dry.sampler(sequence.tokens) if job.dry else None
+        self._sampler = Sampler(llama, job.sampling, job.seed + index, mask, dry)
         self._text = TextAssembler(job.sampling.stop)
         self._echo = TextAssembler()
         self._n_echoed = 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import llama_cpp
 import numpy as np
 
+from serve_app.engine.chain import chain, is_plain_greedy
 from serve_app.engine.llama import Llama, Logits
 from serve_app.protocol import Sampling, TokenLogprob
 
@@ -35,15 +35,15 @@ class Sampled:
 
 
 class Sampler:
-    """Owns one C chain, freed with ``close``. ``ends`` are the tokens that end a generation."""
+    """Owns one C chain, freed with ``close``. ``dry``: what a ``DryTemplate`` made for it, where DRY is wanted."""
 
-    def __init__(self, llama: Llama, sampling: Sampling, seed: int, mask: Mask | None = None) -> None:
+    def __init__(self, llama: Llama, sampling: Sampling, seed: int, mask: Mask | None = None, dry: Any = None) -> None:
         self._llama = llama
         self._sampling = sampling
         self._mask = mask
         self._ends = np.fromiter(llama.end_tokens, dtype=np.int64)
-        self._greedy = _is_plain_greedy(sampling)
-        self._chain: Any = None if self._greedy else _chain(llama, sampling, seed)
+        self._greedy = is_plain_greedy(sampling)
+        self._chain: Any = None if self._greedy else chain(llama, sampling, seed, dry)
         self._n_sampled = 0
 
     def sample(self, logits: Logits, position: int) -> Sampled | None:
@@ -72,49 +72,6 @@ class Sampler:
         if self._chain is not None:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
-
-
-def _is_plain_greedy(sampling: Sampling) -> bool:
-    """Then the answer is one ``argmax``, ten times cheaper than a chain."""
-    penalties = sampling.frequency_penalty or sampling.presence_penalty or sampling.repeat_penalty != 1.0
-    return (sampling.temperature <= 0 or sampling.top_k == 1) and not penalties and not sampling.logit_bias
-
-
-def _chain(llama: Llama, sampling: Sampling, seed: int) -> Any:
-    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-    for link in _links(llama, sampling, seed):
-        llama_cpp.llama_sampler_chain_add(chain, link)
-    return chain
-
-
-def _links(llama: Llama, sampling: Sampling, seed: int) -> Iterable[Any]:
-    """llama-server's order: bias, penalties, truncation, temperature, draw."""
-    if sampling.logit_bias:
-        pairs = [(token, bias) for token, bias in sampling.logit_bias if 0 <= token < llama.n_vocab]
-        biases = (llama_cpp.llama_logit_bias * len(pairs))(*(llama_cpp.llama_logit_bias(*pair) for pair in pairs))
-        yield llama_cpp.llama_sampler_init_logit_bias(llama.n_vocab, len(pairs), biases)
-    if sampling.frequency_penalty or sampling.presence_penalty or sampling.repeat_penalty != 1.0:
-        yield llama_cpp.llama_sampler_init_penalties(
-            llama.n_vocab,
-            llama.n_cells,  # the whole text so far
-            sampling.repeat_penalty,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-        )
-    if sampling.temperature <= 0:
-        yield llama_cpp.llama_sampler_init_greedy()
-        return
-    if sampling.top_k > 0:
-        yield llama_cpp.llama_sampler_init_top_k(sampling.top_k)
-    if sampling.typical_p < 1:
-        yield llama_cpp.llama_sampler_init_typical(sampling.typical_p, 1)
-    if sampling.top_p < 1:
-        yield llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1)
-    if sampling.min_p > 0:
-        yield llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1)
-    yield llama_cpp.llama_sampler_init_temp(sampling.temperature)
-    # 2**32 - 1 asks llama.cpp for a random seed.
-    yield llama_cpp.llama_sampler_init_dist(seed % 0xFFFFFFFF)
 
 
 class Distribution:

@@ -26,6 +26,7 @@ from serve_app.protocol.files import File, FilePage, FileQuery, Files, Part, Upl
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text, Work
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
+from serve_app.protocol.sampling import Dry, DynamicTemperature, Mirostat, Xtc
 from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 
@@ -42,6 +43,8 @@ __all__ = [
     "CursorNotFound",
     "Delta",
     "Done",
+    "Dry",
+    "DynamicTemperature",
     "Embed",
     "Embedded",
     "Event",
@@ -56,6 +59,7 @@ __all__ = [
     "History",
     "Json",
     "KeptAnswer",
+    "Mirostat",
     "ModelCard",
     "Opened",
     "Order",
@@ -80,4 +84,5 @@ __all__ = [
     "Upload",
     "Usage",
     "Work",
+    "Xtc",
 ]

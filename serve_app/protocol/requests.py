@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from serve_app.protocol.sampling import Dry, DynamicTemperature, Mirostat, Xtc
 from serve_app.protocol.vocabulary import Json, Tier
 
 
@@ -21,7 +22,14 @@ class Sampling:
     repeat_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repeat_last_n: int = -1
+    """How far the three penalties look back into the answer, in tokens; -1: to its beginning."""
     logit_bias: tuple[tuple[int, float], ...] = ()
+    top_n_sigma: float | None = None
+    dynamic_temperature: DynamicTemperature | None = None
+    dry: Dry | None = None
+    xtc: Xtc | None = None
+    mirostat: Mirostat | None = None
     seed: int | None = None
     max_tokens: int | None = None
     min_tokens: int = 0

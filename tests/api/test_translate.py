@@ -12,7 +12,20 @@ from serve_app.api.wire.chat import ChatRequest
 from serve_app.api.wire.completions import CompletionRequest
 from serve_app.api.wire.forward import ForwardedChat
 from serve_app.api.wire.shape import read
-from serve_app.protocol import Chat, Constraint, Generate, Json, Relay, Sampling, Text, Tier
+from serve_app.protocol import (
+    Chat,
+    Constraint,
+    Dry,
+    DynamicTemperature,
+    Generate,
+    Json,
+    Mirostat,
+    Relay,
+    Sampling,
+    Text,
+    Tier,
+    Xtc,
+)
 
 ERRAND = Errand("req-1", "tenant-1", "backend-name", 30.0)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -226,3 +239,22 @@ def test_a_request_gets_the_tier_it_asks_for_but_none_better_than_it_may_have(
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "service_tier": service_tier}
     errand = Errand("req-1", "tenant-1", "backend-name", 30.0, allowed)
     assert translate.chat(read(ChatRequest, body, Limits()), errand).tier is given
+
+
+def test_llama_servers_samplers_are_off_until_their_first_parameter_turns_them_on() -> None:
+    quiet = {"dry_base": 2.0, "xtc_threshold": 0.3, "mirostat_tau": 3.0, "dynatemp_exponent": 2.0, "top_n_sigma": -1}
+    off = {"dry_multiplier": 0, "xtc_probability": 0, "mirostat": 0, "dynatemp_range": 0}
+    assert chat(**quiet, **off).sampling == chat().sampling
+
+
+def test_llama_servers_samplers_reach_the_engine() -> None:
+    sampling = chat(
+        **{"dry_multiplier": 0.8, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["\n"]},
+        **{"xtc_probability": 0.5, "mirostat": 2, "mirostat_tau": 4, "dynatemp_range": 0.5, "top_n_sigma": 1},
+        repeat_last_n=32,
+    ).sampling
+    assert sampling.dry == Dry(0.8, last_n=-1, breakers=("\n",))
+    assert sampling.xtc == Xtc(0.5)
+    assert sampling.mirostat == Mirostat(2, tau=4)
+    assert sampling.dynamic_temperature == DynamicTemperature(0.5)
+    assert (sampling.top_n_sigma, sampling.repeat_last_n) == (1, 32)

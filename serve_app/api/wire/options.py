@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from serve_app.api.wire.llama_sampling import LlamaSampling
 from serve_app.api.wire.shape import Shape, limits_of, unsupported, wrong
 from serve_app.api.wire.tools import Schema
 from serve_app.protocol import Json
@@ -26,10 +27,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "mirostat": (0,),
-    "mirostat_mode": (0,),
-    "dry_multiplier": (0,),
-    "xtc_probability": (0,),
 }
 """Parameters that are known and would change the answer, with the values under which they would not.
 
@@ -150,7 +147,7 @@ class Called(Shape):
         return self
 
 
-class Sampled(Called):
+class Sampled(Called, LlamaSampling):
     """How a local model is to choose its tokens. Ranges are OpenAI's; the extras have those of llama.cpp."""
 
     temperature: float = Field(1.0, ge=0, le=2)
