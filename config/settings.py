@@ -40,6 +40,16 @@ class Replicas(_Strict):
         return self
 
 
+class LoraSettings(_Strict):
+    """A LoRA adapter in a GGUF file, and how strongly it counts."""
+
+    file: Path
+    scale: float = Field(1.0, ge=-100, le=100)
+
+
+CacheType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
 class ModelSettings(_Strict):
     """One GGUF model: what it is, and what a replica of it takes."""
 
@@ -50,6 +60,9 @@ class ModelSettings(_Strict):
     context: int = Field(4096, ge=64, le=1 << 22)
     slots: int = Field(16, ge=1, le=256)
     cache_tokens: int | None = Field(None, ge=64)
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    lora: tuple[LoraSettings, ...] = ()
     threads: int | None = Field(None, ge=1)
     gpu_layers: int = Field(0, ge=-1)
     num_gpus: float = Field(0, ge=0)
@@ -68,8 +81,8 @@ class ModelSettings(_Strict):
     def _of_its_kind(self) -> ModelSettings:
         if self.kind != "embedding" and (self.pooling or self.dimensions):
             raise ValueError("pooling and dimensions are of models whose kind is embedding")
-        if self.kind == "embedding" and self.cache_tokens:
-            raise ValueError("an embedding model has no cache_tokens: it keeps nothing")
+        if self.kind == "embedding" and (self.cache_tokens or self.lora):
+            raise ValueError("an embedding model has no cache_tokens (it keeps nothing) and no lora")
         return self
 
     @property
@@ -196,7 +209,8 @@ def _catalogue(path: Path, environment: Environment) -> Catalogue:
 
 
 def _resolved(name: str, model: ModelSettings, environment: Environment) -> ModelSettings:
-    changes: dict[str, Any] = {"file": (ROOT / model.file).resolve()}
+    lora = tuple(each.model_copy(update={"file": (ROOT / each.file).resolve()}) for each in model.lora)
+    changes: dict[str, Any] = {"file": (ROOT / model.file).resolve(), "lora": lora}
     if name == _OVERRIDDEN and environment.llama_model_file:
         changes["file"] = environment.llama_model_file.expanduser().resolve()
     if name == _OVERRIDDEN and environment.llama_context_size:

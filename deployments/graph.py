@@ -158,6 +158,9 @@ def _told(name: str, model: ModelSettings, n_threads: int) -> LocalModelOptions 
         n_threads=n_threads,
         n_gpu_layers=model.gpu_layers,
         n_queue=model.queue,
+        type_k=model.cache_type_k,
+        type_v=model.cache_type_v,
+        lora=tuple((str(each.file), each.scale) for each in model.lora),
     )
 
 

@@ -11,6 +11,9 @@ from config.settings import ModelSettings
 _OVERHEAD_BYTES = 512 << 20
 """The Python process with Ray, and llama.cpp's compute buffers: measured 350 MB."""
 
+_BITS = {"f16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5}
+"""Of one number in a KV cell."""
+
 _KV_BYTES_PER_FILE_BYTE = 1 / 4096
 """A KV cell takes about this share of the model file (SmolLM2-135M: 23 kB of 98 MB; an 8B model: 131 kB of 4.7 GB)."""
 
@@ -63,7 +66,8 @@ def _memory(model: ModelSettings) -> int:
         size = model.file.stat().st_size
     except OSError:
         size = 0
-    return _OVERHEAD_BYTES + size + int(size * _KV_BYTES_PER_FILE_BYTE * model.n_cells)
+    bits = (_BITS[model.cache_type_k] + _BITS[model.cache_type_v]) / 2
+    return _OVERHEAD_BYTES + size + int(size * _KV_BYTES_PER_FILE_BYTE * bits / _BITS["f16"] * model.n_cells)
 
 
 def total_cpus(models: Mapping[str, ModelSettings], n_cpus: int) -> float:

@@ -10,17 +10,21 @@ import time
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.engine import lora
 from serve_app.engine.model import Model, ModelLoadError
 from serve_app.engine.sequence import Chunk
 from serve_app.engine.threads import ThreadTuner
 
 Logits = npt.NDArray[np.float32]
+
+CacheType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+"""How a KV cell is written."""
 
 
 class Decoded(Enum):
@@ -44,6 +48,10 @@ class LlamaOptions:
     n_threads: int = 1
     """The most; fewer are used where they are faster."""
     n_gpu_layers: int = 0
+    type_k: CacheType = "f16"
+    type_v: CacheType = "f16"
+    lora: tuple[tuple[str, float], ...] = ()
+    """Adapters: path and scale."""
 
 
 class Llama(Model):
@@ -73,9 +81,13 @@ class Llama(Model):
         params.n_outputs_max_per_seq = 0
         params.n_threads = params.n_threads_batch = options.n_threads
         params.kv_unified = True
+        params.type_k = _ggml_type(options.type_k)
+        params.type_v = _ggml_type(options.type_v)
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
-            raise ModelLoadError(f"llama.cpp cannot open a context of {options.n_cells} cells (too little memory?)")
+            message = f"llama.cpp cannot open a context of {options.n_cells} cells (too little memory, or a cache type "
+            raise ModelLoadError(message + "that the model's heads do not fit?)")
+        lora.apply(self._model, context, options.lora)
         return context
 
     def close(self) -> None:
@@ -134,6 +146,10 @@ class Llama(Model):
     def context_handle(self) -> Any:
         """For C samplers."""
         return self._context
+
+
+def _ggml_type(name: CacheType) -> int:
+    return int(getattr(llama_cpp, f"GGML_TYPE_{name.upper()}"))
 
 
 class _Columns:

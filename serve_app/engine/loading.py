@@ -13,7 +13,7 @@ from serve_app.engine.backend import LocalBackend, LocalOptions
 from serve_app.engine.embedder import Embedder, EmbedderOptions, Pooling
 from serve_app.engine.embedding_backend import EmbeddingBackend, EmbeddingOptions
 from serve_app.engine.figures import EngineOptions
-from serve_app.engine.llama import Llama, LlamaOptions
+from serve_app.engine.llama import CacheType, Llama, LlamaOptions
 from serve_app.engine.model import ModelLoadError
 from serve_app.engine.prompt import Prompter
 from serve_app.engine.template import CHATML, ChatTemplate, probe
@@ -31,7 +31,8 @@ _MOST_SEQUENCES = 128
 class LocalModelOptions:
     """One model as the operator declares it.
 
-    ``n_context``: most tokens of one conversation. ``n_cells``: KV cells that all ``n_slots`` conversations share.
+    ``n_context``: most tokens of one conversation. ``n_cells``: KV cells that all ``n_slots`` conversations share,
+    written as ``type_k`` and ``type_v`` say. ``lora``: adapters, each a path and a scale.
     """
 
     model: str
@@ -44,6 +45,9 @@ class LocalModelOptions:
     n_batch: int = 512
     n_prefill: int = 128
     n_queue: int = 256
+    type_k: CacheType = "f16"
+    type_v: CacheType = "f16"
+    lora: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,9 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
             n_rows=max(128, n_resident),
             n_threads=options.n_threads,
             n_gpu_layers=options.n_gpu_layers,
+            type_k=options.type_k,
+            type_v=options.type_v,
+            lora=options.lora,
         )
     )
     n_context = min(options.n_context, llama.n_train, llama.n_cells)

@@ -89,6 +89,8 @@ def test_keys_are_separated_by_commas_and_never_shown(monkeypatch: pytest.Monkey
         ({"models": {"a": {"file": "x", "pooling": "mean"}}}, "models.a"),
         ({"models": {"a": {"file": "x", "kind": "embedding", "pooling": "most"}}}, "models.a.pooling"),
         ({"models": {"a": {"file": "x", "kind": "embedding", "dimensions": [0]}}}, "models.a.dimensions.0"),
+        ({"models": {"a": {"file": "x", "cache_type_k": "q3_0"}}}, "models.a.cache_type_k"),
+        ({"models": {"a": {"file": "x", "lora": [{"scale": 1}]}}}, "models.a.lora.0.file"),
         ({"models": {"a b": {"file": "x"}}}, "models.a b"),
         ({"aliases": {"gpt-4": {"model": "nobody"}}}, "aliases.gpt-4.model"),
         ({"modles": {}}, "modles"),

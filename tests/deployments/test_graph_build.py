@@ -56,6 +56,18 @@ def test_an_embedding_model_is_told_what_only_it_needs() -> None:
     assert told == EmbeddingModelOptions("mini", "a.gguf", 512, 2, pooling="mean", dimensions=(64, 128))
 
 
+def test_adapters_and_cache_types_reach_the_replica_and_its_memory() -> None:
+    model = {"file": __file__, "context": 2**20, "threads": 1}
+    tuned = {**model, "cache_type_k": "q8_0", "cache_type_v": "q8_0", "lora": [{"file": "t.gguf", "scale": 0.5}]}
+    graph = deployments(settings({"plain": model, "tuned": tuned}))
+    told = graph["LocalModel-tuned"].init_args[0]
+    assert (told.type_k, told.type_v, told.lora) == ("q8_0", "q8_0", (("t.gguf", 0.5),))
+    plain_memory, tuned_memory = (
+        graph[f"LocalModel-{name}"].ray_actor_options["memory"] for name in ("plain", "tuned")
+    )
+    assert tuned_memory < plain_memory
+
+
 def test_a_gpu_model_is_annotated_with_what_it_uses() -> None:
     model = {"file": "a.gguf", "gpu_layers": -1, "num_gpus": 0.5, "accelerator_type": "L4", "threads": 3}
     node = deployments(settings({"big": model}))["LocalModel-big"]
