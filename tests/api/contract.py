@@ -31,10 +31,16 @@ def unknown_keys(value: Any) -> set[str]:
 
 
 @cache
-def _schemas() -> dict[str, Any]:
+def document() -> dict[str, Any]:
+    """OpenAI's specification, as it is."""
     with SPEC.open("rb") as file:
-        document = yaml.load(file, Loader=yaml.CSafeLoader)
-    return {"schemas": _nullable(document["components"]["schemas"])}
+        loaded: dict[str, Any] = yaml.load(file, Loader=yaml.CSafeLoader)
+    return loaded
+
+
+@cache
+def _schemas() -> dict[str, Any]:
+    return {"schemas": _nullable(document()["components"]["schemas"])}
 
 
 def _nullable(node: Any) -> Any:
