@@ -91,6 +91,13 @@ class Row:
     writes: list[str] = field(default_factory=list)
 
 
+class NoResponses:
+    """A room in which nobody left anything."""
+
+    async def claim(self, writer: str, silent_s: float, most: int, held: object = ()) -> tuple[()]:
+        return ()
+
+
 class MemoryStore:
     """A whole store in memory.
 
@@ -100,6 +107,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or FakeClock()
+        self.responses = NoResponses()
         self.rows: dict[str, Row] = {}
         self.beats: dict[str, float] = {}
         self.calls: list[str] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -30,6 +31,7 @@ from serve_app.protocol import (
     FailureCode,
     Opened,
     Relayed,
+    ResponseTurn,
     Started,
     Usage,
     Work,
@@ -60,7 +62,15 @@ class Answer(Response):
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.begin()
+        await self.run(scope, receive, send)
+
+    async def begin(self) -> None:
+        """Opens its entry in the ledger, which ``run`` closes; ``RequestError`` when that cannot be."""
         await self._call.context.ledger.open(self._opened)
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Once it has begun. It ends early when ``receive`` says that nobody waits for it any more."""
         stream = EventStream(send, asyncio.get_running_loop().time, framing_of(scope))
         run = _Run(self._call, self._opened, self._request, self._reply, stream)
         end, last = await run.to_its_end(receive)
@@ -222,15 +232,18 @@ class _Run:
         return stored
 
     def _closed(self, end: End) -> Closed:
+        """What outlives its writer stays open when nobody here goes on with it: somebody else will."""
         usage = end.usage if end is not None and end.usage != Usage() else self._so_far()
+        turn = self._opened.turn
+        left = end is None and isinstance(turn, ResponseTurn) and turn.background
         return Closed(
-            opened=self._opened,
+            opened=replace(self._opened, turn=None) if left else self._opened,
             status="completed" if isinstance(end, Done) else "failed" if isinstance(end, Failed) else "cancelled",
             usage=usage,
             duration_s=self._clock() - self._began_s,
             first_token_s=self._first_token_s,
             failure=end.code if isinstance(end, Failed) else None,
-            completion=self._reply.kept(usage, whole=isinstance(end, Done)) if self._opened.turn else None,
+            completion=self._reply.kept(usage, whole=isinstance(end, Done)) if turn and not left else None,
         )
 
     def _so_far(self) -> Usage:

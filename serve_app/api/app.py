@@ -11,20 +11,23 @@ from fastapi import FastAPI
 from serve_app.api import (
     chat,
     completions,
+    conversations,
     embeddings,
     file_uploads,
     files,
     health,
     models,
     refusals,
+    responses,
     stored,
 )
 from serve_app.api.context import Context
+from serve_app.api.enduring import Enduring, Watch
 from serve_app.api.gate import Gate
 from serve_app.api.housekeeping import keep_house
 
 
-def create_app(context: Context, *, own_request_id: bool) -> Gate:
+def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = None) -> Gate:
     """``own_request_id``: False where the server in front adds ``x-request-id`` to every answer itself.
 
     The app owns the ledger's tasks and what runs in the background: they end with the lifespan.
@@ -34,6 +37,7 @@ def create_app(context: Context, *, own_request_id: bool) -> Gate:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.ledger.start()
         housekeeping = asyncio.create_task(keep_house(context.blobs, context.store))
+        app.state.enduring.start()
         yield
         await context.background.stop()
         housekeeping.cancel()
@@ -42,9 +46,12 @@ def create_app(context: Context, *, own_request_id: bool) -> Gate:
 
     app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.context = context
+    app.state.enduring = Enduring(context, watch)
     for room in (
         chat,
         completions,
+        responses,
+        conversations,
         embeddings,
         stored,
         files,

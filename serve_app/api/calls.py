@@ -13,7 +13,7 @@ from serve_app.api.directory import Target
 from serve_app.api.translate import Errand
 from serve_app.api.wire.options import Called
 from serve_app.api.wire.shape import read
-from serve_app.protocol import Json, Opened, Tier, Turn
+from serve_app.protocol import Json, Opened, ResponseTurn, Tier, Turn
 
 _MAX_USER_CHARS = 512
 
@@ -46,7 +46,7 @@ class Call:
         """The same for the same model, as far as a name can tell."""
         return "fp_" + blake2b(self.target.name.encode(), digest_size=5).hexdigest()
 
-    def opened(self, route: str, turn: Turn | None = None) -> Opened:
+    def opened(self, route: str, turn: Turn | ResponseTurn | None = None) -> Opened:
         """The entry to keep the books by."""
         user = self.called.safety_identifier or self.called.user
         return Opened(

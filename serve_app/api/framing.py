@@ -65,6 +65,7 @@ _SSE = "text/event-stream; charset=utf-8"
 _COMMENT = b": keep-alive\n\n"
 
 OPENAI = Framing(_SSE, _COMMENT, b"data: [DONE]\n\n", _event, errors.envelope)
+RESPONSES = Framing(_SSE, _COMMENT, b"", typed_event, errors.envelope)
 ANTHROPIC = Framing(_SSE, _COMMENT, b"", typed_event, _anthropic_failure)
 OLLAMA = Framing("application/x-ndjson", b"", b"", _line, _ollama_failure)
 
@@ -74,4 +75,6 @@ def framing_of(scope: Scope) -> Framing:
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return ANTHROPIC
+    if path == "/v1/responses" or path.startswith("/v1/responses/"):
+        return RESPONSES
     return OLLAMA if path.startswith("/api/") else OPENAI

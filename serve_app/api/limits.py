@@ -39,6 +39,9 @@ class Limits:
     timeout_s: float = 600.0
     """The whole request, from admission to the terminal event."""
 
+    background_timeout_s: float = 3600.0
+    """The same for a response in the background, from the moment its server took it."""
+
     write_timeout_s: float = 60.0
     """How long one write to a client that does not read may take."""
 

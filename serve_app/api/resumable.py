@@ -13,7 +13,7 @@ from functools import partial
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.calls import Call
 from serve_app.api.framing import Framing, framing_of
@@ -27,8 +27,10 @@ _CUT = Failed(FailureCode.STREAM_LOST, "The stream was ended: nobody was reading
 class Resumable(Response):
     """An answer whose events carry their position as their id, and can be read again from there."""
 
-    def __init__(self, answer: Response, call: Call, stream_id: str) -> None:
+    def __init__(self, answer: ASGIApp, call: Call, stream_id: str, stopped: asyncio.Event | None = None) -> None:
+        """``stopped``: nothing else gives the answer up, however long nobody reads it."""
         super().__init__()
+        self._stopped = stopped
         self._answer = answer
         self._call = call
         self._stream_id = stream_id
@@ -45,7 +47,10 @@ class Resumable(Response):
         tape = _Tape(recorder, send, framing_of(scope))
 
         async def given_up() -> Message:
-            await _deserted(recorder, gone, context.limits.resume_s)
+            if self._stopped is not None:
+                await self._stopped.wait()
+            else:
+                await _deserted(recorder, gone, context.limits.resume_s)
             return {"type": "http.disconnect"}
 
         try:

@@ -29,8 +29,9 @@ class ResponseTurn:
     """A response to keep. ``items`` is what it adds to the history at ``base``, before its own output.
 
     ``response`` is the object as clients see it until it ends. ``conversation``: while the response lasts nobody else
-    answers there; what it adds and says is appended once it completed. ``background``: it outlives its writer, who
-    ever takes it over reads ``request``, the client's body; None: it cannot be begun again by anybody else.
+    answers there; what it adds and says is appended once it completed. ``background``: it outlives its writer; whoever
+    takes it over is given ``request``, without which nobody can. Then ``base`` has its items already, and ``added`` are
+    those that are still to be appended to the conversation.
     """
 
     response_id: str
@@ -40,6 +41,7 @@ class ResponseTurn:
     conversation: str | None = None
     background: bool = False
     request: Json | None = None
+    added: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,13 @@ class Responses(Protocol):
         """A queued response of this writer is in progress."""
         ...
 
-    async def claim(self, writer: str, silent_s: float, most: int) -> tuple[Orphan, ...]:
+    async def claim(
+        self, writer: str, silent_s: float, most: int, held: Sequence[tuple[str, str]] = ()
+    ) -> tuple[Orphan, ...]:
         """Background responses whose writer was silent that long: from now on this writer's, and no other's.
 
-        One that outlived several writers, or cannot be begun again, ends as failed instead.
+        Its own too, but for those (tenant, id) that it holds: the answer to an earlier claim may have been lost. One
+        that outlived several writers, or cannot be begun again, ends as failed instead.
         """
         ...
 

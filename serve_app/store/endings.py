@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, and_, insert, select, update
+from sqlalchemy import ColumnElement, Update, and_, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import Json
@@ -63,9 +63,8 @@ async def give_up(connection: AsyncConnection, silent_since_s: float) -> None:
         await _fail(connection, row, _LOST)
 
 
-async def claim(connection: AsyncConnection, writer: str, silent_since_s: float, most: int) -> list[Any]:
+async def claim(connection: AsyncConnection, writer: str, waiting: ColumnElement[bool], most: int) -> list[Any]:
     """Rows that are now the writer's to answer."""
-    waiting = and_(responses.c.status == RESPONSE_OPEN, _orphaned(silent_since_s), responses.c.background.is_(True))
     claimed = []
     for row in (await connection.execute(_unfinished().where(waiting).limit(most))).all():
         if row.request is None or row.attempts >= _MOST_ATTEMPTS:
@@ -75,6 +74,13 @@ async def claim(connection: AsyncConnection, writer: str, silent_since_s: float,
         await connection.execute(update(responses).where(at((row.response_id, row.tenant))).values(taken))
         claimed.append(row)
     return claimed
+
+
+def unattended(writer: str, silent_since_s: float, held: Sequence[Key]) -> ColumnElement[bool]:
+    """Background responses of dead writers, and this one's own that it does not know of; ``held`` are tenant and id."""
+    own = and_(responses.c.writer == writer, tuple_(responses.c.tenant, responses.c.response_id).not_in(held))
+    running = and_(responses.c.status == RESPONSE_OPEN, responses.c.background.is_(True))
+    return and_(running, or_(own, and_(responses.c.writer != writer, _orphaned(silent_since_s))))
 
 
 def ended(key: Key, response: Json | bytes, tip: bytes | None) -> Update:
@@ -122,7 +128,7 @@ async def _end(connection: AsyncConnection, entry: KeptResponse) -> None:
     await connection.execute(ended(entry.key, entry.response, entry.tip))
     if entry.turn.conversation and completion["status"] in _APPENDED:
         key = (entry.turn.conversation, entry.opened.tenant)
-        await append(connection, key, [*entry.turn.items, *entry.said])
+        await append(connection, key, [*entry.turn.added, *entry.turn.items, *entry.said])
 
 
 def _orphaned(silent_since_s: float) -> ColumnElement[bool]:

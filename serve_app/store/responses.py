@@ -60,16 +60,18 @@ class SqlResponses(Responses):
     async def begin(self, tenant: str, response_id: str, writer: str) -> None:
         await self._desk.write(lambda connection: _begin(connection, tenant, response_id, writer))
 
-    async def claim(self, writer: str, silent_s: float, most: int) -> tuple[Orphan, ...]:
+    async def claim(
+        self, writer: str, silent_s: float, most: int, held: Sequence[tuple[str, str]] = ()
+    ) -> tuple[Orphan, ...]:
         """A store that could not listen gives every writer the whole time again; without work, there is no write."""
         silent_since_s = self._desk.clock() - silent_s
-        running = select(responses.c.response_id).where(
-            responses.c.status == RESPONSE_OPEN, responses.c.background.is_(True), responses.c.writer != writer
-        )
+        if self._hearing_since_s() > silent_since_s:
+            return ()
+        waiting = endings.unattended(writer, silent_since_s, held)
         async with self._desk.reading() as connection:
-            if self._hearing_since_s() > silent_since_s or (await connection.execute(running.limit(1))).first() is None:
+            if (await connection.execute(select(responses.c.response_id).where(waiting).limit(1))).first() is None:
                 return ()
-        rows = await self._desk.write(lambda connection: endings.claim(connection, writer, silent_since_s, most))
+        rows = await self._desk.write(lambda connection: endings.claim(connection, writer, waiting, most))
         async with self._desk.reading() as connection:
             return tuple([await _orphan(connection, row) for row in rows])
 

@@ -59,4 +59,4 @@ def conforms(schema: str, body: Any) -> None:
         return
     root = {"$ref": f"#/components/schemas/{schema}", "components": _schemas()}
     errors = list(jsonschema.Draft202012Validator(root).iter_errors(body))
-    assert not errors, errors[0].message
+    assert not errors, (errors[0].json_path, errors[0].message)
