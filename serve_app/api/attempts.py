@@ -25,6 +25,7 @@ from serve_app.protocol import (
     Started,
     TokenLogprob,
     ToolCallDelta,
+    Work,
 )
 
 _BUSY = frozenset({FailureCode.QUEUE_FULL, FailureCode.MODEL_UNAVAILABLE, FailureCode.SHUTTING_DOWN})
@@ -43,7 +44,7 @@ class _Around(Backend):
 class Reading(_Around):
     """An upstream's chunks of a chat, read: what comes out are the deltas that a local model would have sent."""
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         async with aclosing(self._backend.generate(request)) as batches:
             async for batch in batches:
                 read = [_delta(event) if isinstance(event, Relayed) else event for event in batch]
@@ -57,7 +58,7 @@ class Announcing(_Around):
         super().__init__(backend)
         self._taken_up = taken_up
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         async with aclosing(self._backend.generate(request)) as batches:
             async for batch in batches:
                 if any(isinstance(event, Started) for event in batch):
@@ -68,7 +69,7 @@ class Announcing(_Around):
 class Waiting(_Around):
     """A backend that has no room is asked again until it has; whoever waits for the answer is told that we live."""
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         while True:
             busy: Failed | None = None
             async with aclosing(self._backend.generate(request)) as batches:
@@ -86,10 +87,10 @@ class Waiting(_Around):
 class Shortening(_Around):
     """A conversation that is too long for the model loses its oldest messages until it fits."""
 
-    async def generate(self, request: Generate | Relay) -> AsyncGenerator[list[Event], None]:
-        attempt: Generate | Relay | None = request
+    async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
+        attempt: Work | None = request
         while attempt is not None:
-            shorter: Generate | Relay | None = None
+            shorter: Work | None = None
             async with aclosing(self._backend.generate(attempt)) as batches:
                 async for batch in batches:
                     shorter = _shorter(attempt) if _refusal(batch, _is_too_long) else None
@@ -109,12 +110,14 @@ def _is_too_long(failed: Failed) -> bool:
     return FailureCode.CONTEXT_LENGTH in (failed.code, failed.detail)
 
 
-def _shorter(request: Generate | Relay) -> Generate | Relay | None:
+def _shorter(request: Work) -> Work | None:
     """The request with an eighth of its messages less; None: there is nothing that could go."""
     if isinstance(request, Relay):
         body = orjson.loads(request.body)
         body["messages"] = kept = _without_oldest(body["messages"])
         return replace(request, body=orjson.dumps(body)) if kept else None
+    if not isinstance(request, Generate):
+        return None
     prompt = request.prompts[0]
     kept = _without_oldest(list(prompt.messages)) if isinstance(prompt, Chat) else None
     if not isinstance(prompt, Chat) or not kept:

@@ -18,6 +18,7 @@ from openai.types.responses import ResponseStreamEvent
 
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
+from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Directory, UpstreamRoute
 from serve_app.api.enduring import Watch
@@ -72,6 +73,7 @@ async def house(
     context = Context(
         directory=Directory(local, {}, upstreams or {}),
         store=store,
+        blobs=Blobs(database.parent / "files"),
         ledger=Ledger(store, writer),
         admission=Admission(keys),
         limits=limits or Limits(),
