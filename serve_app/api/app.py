@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from serve_app.api import (
     chat,
+    compacting,
     completions,
     conversations,
     embeddings,
@@ -51,6 +52,7 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
         chat,
         completions,
         responses,
+        compacting,
         conversations,
         embeddings,
         stored,

@@ -56,7 +56,7 @@ _CUSTOM_INPUT = {
 def chat_body(wanted: Asked, body: Json, items: Sequence[Json], *, local: bool) -> Json:
     """``body`` is what the client sent, ``items`` the whole history with the new input at its end."""
     chat: Json = {name: body[name] for name in _EXTRAS if body.get(name) is not None}
-    chat |= {"model": wanted.model, "messages": messages(items, wanted.instructions, local=local)}
+    chat |= {"model": wanted.model, "stream": True, "messages": messages(items, wanted.instructions, local=local)}
     chat |= _tools(wanted) | _format(wanted)
     if wanted.reasoning.effort is not None:
         chat["reasoning_effort"] = wanted.reasoning.effort
@@ -66,7 +66,7 @@ def chat_body(wanted: Asked, body: Json, items: Sequence[Json], *, local: bool) 
 
 
 def _length(wanted: ResponseRequest) -> Json:
-    chat: Json = {"stream": True}
+    chat: Json = {}
     if wanted.max_output_tokens is not None:
         chat["max_completion_tokens"] = wanted.max_output_tokens
     if wanted.wants_logprobs:
