@@ -47,6 +47,9 @@ _SILENT = Failed(FailureCode.TIMEOUT, "The model did not answer in time.")
 _TOO_LONG = Failed(FailureCode.TIMEOUT, "The request took longer than it may.")
 _NOT_KEPT = Failed(FailureCode.STORAGE_UNAVAILABLE, "The answer is complete, but could not be stored in time.")
 
+_LOST = (FailureCode.ENGINE_LOST, FailureCode.SHUTTING_DOWN)
+"""Failures that are no answer to what was asked: a model went away while it was at it."""
+
 End = Done | Failed | None
 """How an answer ended. None: nobody is there to read it."""
 
@@ -232,10 +235,8 @@ class _Run:
         return stored
 
     def _closed(self, end: End) -> Closed:
-        """What outlives its writer stays open when nobody here goes on with it: somebody else will."""
         usage = end.usage if end is not None and end.usage != Usage() else self._so_far()
-        turn = self._opened.turn
-        left = end is None and isinstance(turn, ResponseTurn) and turn.background
+        turn, left = self._opened.turn, self._is_left(end)
         return Closed(
             opened=replace(self._opened, turn=None) if left else self._opened,
             status="completed" if isinstance(end, Done) else "failed" if isinstance(end, Failed) else "cancelled",
@@ -245,6 +246,17 @@ class _Run:
             failure=end.code if isinstance(end, Failed) else None,
             completion=self._reply.kept(usage, whole=isinstance(end, Done)) if turn and not left else None,
         )
+
+    def _is_left(self, end: End) -> bool:
+        """Whether the turn stays open: it outlives its writer, and somebody, maybe the same, will begin it again.
+
+        Unless it was streamed: who read that has seen how it ended.
+        """
+        turn = self._opened.turn
+        if not isinstance(turn, ResponseTurn) or not turn.background:
+            return False
+        lost = isinstance(end, Failed) and end.code in _LOST and not self._call.called.stream
+        return end is None or lost
 
     def _so_far(self) -> Usage:
         return Usage(self._prompt.prompt_tokens, self._tokens, self._prompt.cached_tokens)

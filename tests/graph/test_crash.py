@@ -147,6 +147,44 @@ def test_a_killed_store_loses_no_acknowledged_turn_and_unstored_traffic_goes_on(
     wait_for(readable, 30, "every acknowledged turn is readable again")
 
 
+def in_background(graph: Graph, amount: int, **more: object) -> list[str]:
+    """That many responses, all of them under way."""
+    body = {"ignore_eos": True, "temperature": 0}
+    return [
+        graph.client()
+        .responses.create(
+            model="llama", input=f"Tell of {n}.", background=True, max_output_tokens=120, extra_body=body, **more
+        )
+        .id
+        for n in range(amount)
+    ]
+
+
+def outcome(graph: Graph, response_id: str) -> str:
+    """How a response stands, as far as it can be asked."""
+    try:
+        return str(graph.client().responses.retrieve(response_id).status)
+    except openai.APIError:
+        return "unknown"
+
+
+def test_background_responses_survive_the_death_of_the_ingress_and_of_a_model(pair: Graph) -> None:
+    wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 60, "two replicas")
+    conversation = pair.client().conversations.create().id
+    (told,) = in_background(pair, 1, conversation=conversation)
+    made = [told, *in_background(pair, 7)]
+    pair.replicas("Ingress")[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: outcome(pair, told) != "unknown", 30, "a new ingress answers")
+    pair.replicas("LocalModel")[0].send_signal(signal.SIGKILL)
+    ended = {"completed", "incomplete"}
+    wait_for(lambda: {outcome(pair, one) for one in made} <= ended, 60, "every response is there, whole")
+    items = pair.client().conversations.items.list(conversation, order="asc").data
+    assert [item.type for item in items] == ["message", "message"]
+    with sqlite3.connect(f"file:{pair.database}?mode=ro", uri=True) as database:
+        (attempts,) = database.execute("select max(attempts) from responses").fetchone()
+    assert attempts > 1
+
+
 def incomplete(graph: Graph) -> int:
     with sqlite3.connect(f"file:{graph.database}?mode=ro", uri=True) as database:
         (count,) = database.execute("select count(*) from usage where status = 'incomplete'").fetchone()
