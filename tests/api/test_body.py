@@ -62,10 +62,10 @@ def test_eight_mib_of_values_are_refused_in_no_time(piece: bytes) -> None:
     raw = b'{"a":[' + piece * (MIB_8 // len(piece)) + b"0]}"
     took = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.thread_time()
         assert refused(raw) == "invalid_value"
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.15  # 0.03 s alone on the machine; parsing some of these takes more than a second
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.3  # of this thread: 0.03 s on a quiet machine; parsing some of these takes more than a second
 
 
 def test_a_long_text_full_of_brackets_is_no_bomb() -> None:
