@@ -8,13 +8,15 @@ export CMAKE_ARGS ?= -DGGML_NATIVE=on
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format types layers sizes unit graph lock bench clean
+.PHONY: help install tools run test lint format types layers sizes unit graph lock bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(VENV)/.runtime ## virtual environment, dependencies, default model
 	@$(BIN)/llm-backend models pull
+
+tools: $(VENV)/.dev ## the tools of `make test`, and of `llm-backend k8s`
 
 run: $(VENV)/.runtime ## serve on 127.0.0.1:$(PORT) until Ctrl-C
 	@exec $(BIN)/llm-backend run --port $(PORT)

@@ -97,6 +97,18 @@ class Cluster:
         )
         return _plain(applied)
 
+    def merge(self, manifest: Manifest, change: Manifest) -> None:
+        """Change these fields of what is there, and no others."""
+        with explained(title(manifest)):
+            self._kind(manifest).patch(
+                body=change,
+                name=manifest["metadata"]["name"],
+                namespace=manifest["metadata"].get("namespace"),
+                content_type="application/merge-patch+json",
+                field_manager=MANAGER,
+                _request_timeout=_PATIENCE_S,
+            )
+
     def get(self, kind: str, name: str, api_version: str = "v1") -> Manifest | None:
         """None when there is none."""
         wanted = {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": self.namespace}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,13 @@ def rollback(
 
 
 @app.command()
+def reload(name: Name = _NAME, namespace: Namespace = _NAME, context: Context = None) -> None:
+    """For development: start the replicas anew, with the code that is in the pods by now."""
+    with _told(), _service(context, namespace, name) as service:
+        service.reload(f"{time.time():.3f}")
+
+
+@app.command()
 def delete(
     source: Source,
     name: Name = _NAME,
@@ -196,7 +204,7 @@ def _wait(service: Service, timeout_s: float) -> None:
 @contextmanager
 def _service(context: str | None, namespace: str, name: str) -> Iterator[Service]:
     if importlib.util.find_spec("kubernetes") is None:
-        _fail("The Kubernetes client is missing: pip install 'llm-backend[k8s]' brings it")
+        _fail("The Kubernetes client is missing: `make tools` brings it, and so does pip install '.[k8s]'")
     # Half a second of imports, for those who talk to a cluster.
     from deployments.kuberay.cluster import connected
     from deployments.kuberay.service import Service

@@ -36,7 +36,7 @@ def _kustomize() -> list[str]:
         found = shutil.which(name, path=str(beside)) or shutil.which(name)
         if found:
             return [found, *arguments]
-    raise ManifestError("Kustomize is missing: pip install 'llm-backend[k8s]' brings it")
+    raise ManifestError("Kustomize is missing: `make tools` brings it, and so does pip install '.[k8s]'")
 
 
 def parse(text: str) -> list[Manifest]:

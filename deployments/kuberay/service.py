@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import yaml
+
 from deployments.kuberay import jobs, state
 from deployments.kuberay.cluster import Cluster
 from deployments.kuberay.errors import ClusterError
@@ -62,10 +64,7 @@ class Service:
             self._say(f"{title(manifest)}: would be {self._cluster.apply(manifest, force=force, dry_run=True)}")
 
     def status(self) -> state.Status:
-        found = self._cluster.get("RayService", self._name, API)
-        if found is None:
-            raise ClusterError(f"There is no RayService {self._name} in the namespace {self._cluster.namespace}")
-        return state.read(found, self.pods())
+        return state.read(self._live(), self.pods())
 
     def pods(self) -> list[Manifest]:
         """Head and workers, of the cluster that serves and of the next one."""
@@ -94,6 +93,22 @@ class Service:
         self._say(f"{title(wanted.manifest)}: {done}, as in revision {wanted.number}")
         self.history.remember(wanted.manifest)
         return wanted
+
+    def reload(self, stamp: str) -> None:
+        """Start the replicas anew in the pods there are. ``stamp`` must be new: Serve restarts what changed."""
+        live = self._live()
+        config = yaml.safe_load(live["spec"]["serveConfigV2"])
+        for application in config["applications"]:
+            environment = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
+            environment["LLM_BACKEND_RELOADED"] = stamp
+        self._cluster.merge(live, {"spec": {"serveConfigV2": yaml.safe_dump(config, sort_keys=False)}})
+        self._say(f"{title(live)}: its replicas start anew")
+
+    def _live(self) -> Manifest:
+        found = self._cluster.get("RayService", self._name, API)
+        if found is None:
+            raise ClusterError(f"There is no RayService {self._name} in the namespace {self._cluster.namespace}")
+        return found
 
     def delete(self, manifests: list[Manifest], *, data_too: bool) -> None:
         """The RayService first, with its pods. Volumes, Secrets and the namespace stay unless ``data_too``."""

@@ -242,23 +242,3 @@ async def test_a_bad_request_is_refused_in_the_envelope(body: bytes, status: int
         error = failure(response)
         assert (error["param"], error["code"]) == (param, code)
         assert served.backend.requests == []
-
-
-async def test_chatbot_ui_reads_every_stream() -> None:
-    """As its back end does: by event, text of chunks without a reason only, until the reason or ``[DONE]``."""
-    async with house(*ANSWER) as served:
-        asked = {**HELLO, "stream": True, "max_tokens": 1000, "temperature": 1}
-        async with served.raw.stream("POST", CHAT, json=asked) as response:
-            assert response.status_code == 200
-            lines = [line async for line in response.aiter_lines() if line.startswith("data: ")]
-    shown = ""
-    for event in (orjson.loads(line[6:]) for line in lines[:-1]):
-        if event["choices"][0]["finish_reason"] is not None:
-            assert event["choices"][0]["delta"] == {}
-            break
-        assert event["choices"][0]["delta"]["content"] is not None
-        shown += event["choices"][0]["delta"]["content"]
-    else:
-        pytest.fail("no finish chunk")
-    assert lines[-1] == "data: [DONE]"
-    assert shown == "Hello 😀"

@@ -131,10 +131,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         url, body = urlsplit(self.path), self._body()
-        assert self.headers["Content-Type"] == "application/apply-patch+yaml"
         query = parse_qs(url.query)
         assert query["fieldManager"] == ["llm-backend"]
         kind, name, _ = self._target(url.path)
+        if self.headers["Content-Type"] == "application/merge-patch+json":
+            old = self.server.objects[kind, name]
+            body = {**old, "spec": {**old["spec"], **body["spec"]}}
+        else:
+            assert self.headers["Content-Type"] == "application/apply-patch+yaml"
         force = query.get("force", [""])[0].lower() == "true"
         self._answer(*self.server.apply(kind, name, body, force, "dryRun" in query))
 

@@ -267,6 +267,18 @@ def test_the_status_of_a_service_that_serves_is_a_success(
     assert run("wait").exit_code == 0
 
 
+def test_a_reload_changes_nothing_but_what_makes_serve_start_the_replicas_anew(
+    run: Run, server: ApiServer, manifests: list[Manifest], write: Write
+) -> None:
+    run("apply", write(manifests))
+    assert run("reload").exit_code == 0
+    before, after = ray_service(manifests)["spec"], server.objects["RayService", "llm-backend"]["spec"]
+    told, reloaded = (yaml.safe_load(spec.pop("serveConfigV2")) for spec in (before, after))
+    stamp = reloaded["applications"][0].pop("runtime_env")["env_vars"].pop("LLM_BACKEND_RELOADED")
+    assert float(stamp) > 0
+    assert (before, told) == (after, reloaded)
+
+
 def test_logs_come_from_every_running_pod(run: Run, server: ApiServer) -> None:
     for name, phase in (("head", "Running"), ("worker", "Running"), ("next", "Pending")):
         server.put("Pod", name, metadata={"labels": LABELS}, status={"phase": phase})
