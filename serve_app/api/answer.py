@@ -154,7 +154,7 @@ class _Run:
                 case Started():
                     self._prompt = event
                     chunks += self._reply.start(event)
-                case _:
+                case Done() | Failed():
                     end = event
                     break
         if isinstance(end, Done):

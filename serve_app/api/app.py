@@ -17,6 +17,7 @@ from serve_app.api import (
     file_uploads,
     files,
     health,
+    lexicon,
     models,
     refusals,
     responses,
@@ -58,6 +59,7 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
         stored,
         files,
         file_uploads,
+        lexicon,
         models,
         health,
     ):

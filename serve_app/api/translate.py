@@ -41,7 +41,7 @@ def chat(request: ChatRequest, errand: Errand) -> Generate:
         request_id=errand.request_id,
         tenant=errand.tenant,
         model=errand.model,
-        prompts=(_conversation(request),),
+        prompts=(conversation(request),),
         sampling=_sampling(request, request.most_tokens, (request.top_logprobs or 0) if request.logprobs else None),
         choices=request.n,
         constraint=_constraint(request),
@@ -141,7 +141,8 @@ def _sampling(request: ChatRequest | CompletionRequest, max_tokens: int | None, 
 # --- conversations ----------------------------------------------------------------------------------------------
 
 
-def _conversation(request: ChatRequest) -> Chat:
+def conversation(request: ChatRequest) -> Chat:
+    """The conversation that a request for a chat completion holds."""
     return Chat(
         messages=tuple(_message(message) for message in request.conversation),
         tools=tuple(_function(function) for function in _offered(request)),

@@ -12,6 +12,7 @@ from serve_app.engine.engine import Engine, Outbox
 from serve_app.engine.figures import EngineOptions
 from serve_app.engine.generation import Job
 from serve_app.engine.grammar import GrammarError, Grammars
+from serve_app.engine.lexicon import Lexicon
 from serve_app.engine.llama import Llama
 from serve_app.engine.mailbox import Mailbox
 from serve_app.engine.prompt import Prompter
@@ -28,7 +29,7 @@ from serve_app.protocol import (
     FailureCode,
     Generate,
     ModelCard,
-    Relay,
+    Words,
     Work,
 )
 
@@ -60,6 +61,7 @@ class LocalBackend:
         self._loop = asyncio.get_running_loop()
         self._dry_template = functools.lru_cache(maxsize=64)(functools.partial(DryTemplate, llama))
         self._prompter = prompter
+        self._lexicon = Lexicon(llama, prompter.written)
         self._options = options
         self._new_id = new_id
         self._new_seed = new_seed
@@ -79,6 +81,9 @@ class LocalBackend:
 
     async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         """See Backend. Nothing is refused after ``Started``."""
+        if isinstance(request, Words):
+            yield await self._lexicon.answer(request)
+            return
         try:
             mailbox = Mailbox()
             job = await self._job(request, mailbox)
@@ -104,7 +109,7 @@ class LocalBackend:
         if isinstance(request, Embed):
             message = f"The model {self._options.model} generates text: it does not compute embeddings."
             raise RequestError(FailureCode.INVALID_REQUEST, message, "model")
-        if isinstance(request, Relay):
+        if not isinstance(request, Generate):
             raise RequestError(FailureCode.INTERNAL, "A local model cannot relay.")
         if not self.engine.alive:
             raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")

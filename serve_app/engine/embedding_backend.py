@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from serve_app.engine.embedder import Embedder
 from serve_app.engine.embedding_engine import EmbeddingEngine, Outbox
 from serve_app.engine.embedding_queue import EmbeddingJob, Tokens
+from serve_app.engine.lexicon import Lexicon
 from serve_app.engine.mailbox import Mailbox
 from serve_app.errors import RequestError
-from serve_app.protocol import Done, Embed, Event, Failed, FailureCode, ModelCard, Started, Work
+from serve_app.protocol import Done, Embed, Event, Failed, FailureCode, ModelCard, Started, Words, Work
 
 _INLINE_CHARS = 4096
 _CHARS_PER_TOKEN = 64
@@ -37,6 +38,7 @@ class EmbeddingBackend:
         self._loop = asyncio.get_running_loop()
         self._embedder = embedder
         self._options = options
+        self._lexicon = Lexicon(embedder)
         self.engine = EmbeddingEngine(embedder, options.n_queue, self._publish, on_death)
         self.engine.start()
 
@@ -50,6 +52,9 @@ class EmbeddingBackend:
 
     async def generate(self, request: Work) -> AsyncGenerator[list[Event], None]:
         """See Backend. Nothing is refused after ``Started``."""
+        if isinstance(request, Words):
+            yield await self._lexicon.answer(request)
+            return
         mailbox = Mailbox()
         try:
             job = await self._job(request, mailbox)

@@ -60,13 +60,13 @@ class Model:
             raise ValueError("the text cannot be tokenized")
         return list(tokens[:count])
 
-    def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; none for a control token."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for. Control tokens: none, or as they are written where ``special``."""
         buffer = ctypes.create_string_buffer(256)
-        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, special)
         if size < 0:
             buffer = ctypes.create_string_buffer(-size)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
         return buffer.raw[:size]
 
     @functools.cached_property

@@ -43,17 +43,23 @@ class Prompter:
         )
         return RequestError(FailureCode.CONTEXT_LENGTH, message, param=param)
 
+    def written(self, chat: Chat) -> str:
+        """A conversation as the template writes it. Raises RequestError."""
+        return "".join(segment.text for segment in self._segments(chat))
+
     async def _chat(self, chat: Chat) -> Tokens:
+        return self._with_bos(await self._tokenize(self._segments(chat)))
+
+    def _segments(self, chat: Chat) -> list[Segment]:
         messages, tools = conversation(chat, template_knows_tools=self._template.knows_tools)
         size = sum(len(str(message.get("content") or "")) for message in messages)
         self._refuse_hopeless(size, "messages")
         try:
-            segments = self._template.segments(messages, tools=tools, **chat.template_options)
+            return self._template.segments(messages, tools=tools, **chat.template_options)
         except TemplateError as error:
             raise RequestError(
                 FailureCode.INVALID_REQUEST, f"The model's chat template: {error}.", "messages"
             ) from error
-        return self._with_bos(await self._tokenize(segments))
 
     async def _text(self, text: Text) -> Tokens:
         if not isinstance(text.prompt, str):

@@ -24,11 +24,12 @@ from serve_app.protocol.events import (
 )
 from serve_app.protocol.files import File, FilePage, FileQuery, Files, Part, Upload
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
-from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text, Work
+from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
 from serve_app.protocol.sampling import Dry, DynamicTemperature, Mirostat, Xtc
 from serve_app.protocol.streams import Streams, Stretch
 from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
+from serve_app.protocol.words import Detokenize, Render, Tokenize, Tokenized, Words, Work, Written
 
 __all__ = [
     "Answers",
@@ -42,6 +43,7 @@ __all__ = [
     "Conversations",
     "CursorNotFound",
     "Delta",
+    "Detokenize",
     "Done",
     "Dry",
     "DynamicTemperature",
@@ -68,6 +70,7 @@ __all__ = [
     "Part",
     "Relay",
     "Relayed",
+    "Render",
     "ResponseTurn",
     "Responses",
     "Sampling",
@@ -79,10 +82,14 @@ __all__ = [
     "Text",
     "Tier",
     "TokenLogprob",
+    "Tokenize",
+    "Tokenized",
     "ToolCallDelta",
     "Turn",
     "Upload",
     "Usage",
+    "Words",
     "Work",
+    "Written",
     "Xtc",
 ]

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve_app.protocol.requests import Work
 from serve_app.protocol.vocabulary import FailureCode, Finish
+from serve_app.protocol.words import Tokenized, Work, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Failed:
     usage: Usage = Usage()
 
 
-Event = Started | Delta | Embedded | Relayed | Done | Failed
+Event = Started | Delta | Embedded | Relayed | Tokenized | Written | Done | Failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,3 @@ class Relay:
     hide_usage: bool = False
     api_key: str | None = None
     timeout_s: float = 600.0
-
-
-Work = Generate | Embed | Relay
