@@ -3,12 +3,16 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+DOCKER ?= DOCKER_BUILDKIT=1 docker
+ACCELERATOR ?= cpu
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= llm-backend$(if $(filter cuda,$(ACCELERATOR)),-cuda):$(VERSION)
 # llama.cpp for this very machine; container images build portably.
 export CMAKE_ARGS ?= -DGGML_NATIVE=on
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint format types layers sizes unit graph lock bench clean
+.PHONY: help install tools run test lint format types layers sizes unit graph lock image bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,9 +29,10 @@ test: $(VENV)/.dev lint types layers sizes ## everything CI runs: lint, types, l
 	@$(BIN)/llm-backend models pull
 	@$(BIN)/python -m pytest -q
 
-lint: $(VENV)/.dev ## ruff
+lint: $(VENV)/.dev ## ruff, and hadolint for the Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.dev ## ruff, writing
 	@$(BIN)/ruff check --fix .
@@ -48,6 +53,10 @@ unit: $(VENV)/.dev ## tests without Ray
 graph: $(VENV)/.dev ## tests on real Ray
 	@$(BIN)/python -m pytest -q -m graph
 
+image: ## the container image llm-backend:VERSION (ACCELERATOR=cuda: llm-backend-cuda:VERSION)
+	@$(DOCKER) build --build-arg ACCELERATOR=$(ACCELERATOR) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD) $(DOCKER_BUILD_FLAGS) -t $(IMAGE) .
+
 bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 	@$(BIN)/llm-backend models pull
 	@$(BIN)/python -m bench.run
@@ -55,6 +64,7 @@ bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install -q uv
 	@$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements.lock
+	@$(BIN)/uv pip compile --group build --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements-build.lock
 	@$(BIN)/uv pip compile pyproject.toml --group dev --extra k8s -c requirements.lock --universal --generate-hashes --python-version 3.11 --no-header -q --upgrade -o requirements-dev.lock
 
 clean: ## the virtual environment goes, models and data stay

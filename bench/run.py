@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench.load import Round, closed_loop, crowd
 from bench.servers import bare_upstream, llama_cpp_server, ours
-from tests.running import ROOT
+from tests.running import MODEL_FILE, ROOT
 
 RESULTS = ROOT / "bench" / "results"
 STREAMS = (1, 4, 16)
@@ -131,14 +131,14 @@ def _proxy_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _about(threads: int, spins: str) -> dict[str, Any]:
+def _about(model: Path, threads: int, spins: str) -> dict[str, Any]:
     names = ("ray", "llama-cpp-python", "fastapi", "openai")
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
-        "model": "SmolLM2-135M-Instruct.Q4_1",
+        "model": model.stem,
         "threads": threads,
         "peer": f"llama_cpp.server {version('llama-cpp-python')}, GOMP_SPINCOUNT={spins}",
     }
@@ -147,6 +147,7 @@ def _about(threads: int, spins: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--model", type=Path, default=MODEL_FILE, help="GGUF file")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each closed loop")
     parser.add_argument("--peer-spins", default="300000", help="GOMP_SPINCOUNT of the peer (default: its best)")
@@ -156,13 +157,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         console.status("starting the servers …") as status,
         bare_upstream() as bare,
-        ours(Path(folder), told.threads, bare) as graph,
-        llama_cpp_server(told.threads, told.peer_spins) as theirs,
+        ours(Path(folder), told.model, told.threads, bare) as graph,
+        llama_cpp_server(told.model, told.threads, told.peer_spins) as theirs,
     ):
         mine = f"{graph.url}/v1"
         streams = compare_streams(mine, theirs, told.pairs, status.update)
         proxy = compare_proxy(mine, bare, told.pairs, told.seconds, status.update)
-    about = _about(told.threads, told.peer_spins)
+    about = _about(told.model, told.threads, told.peer_spins)
     console.print(about)
     console.print(_stream_table(streams), _proxy_table(proxy))
     RESULTS.mkdir(exist_ok=True)

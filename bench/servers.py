@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.running import MODEL_FILE, ROOT, Graph, Process, answers, free_port, start, start_graph, stop_graph, wait_for
+from tests.running import ROOT, Graph, Process, answers, free_port, start, start_graph, stop_graph, wait_for
 
 PEERS = ROOT / "bench" / ".peers"
 CONTEXT = 4096
@@ -26,10 +26,10 @@ def peer_python() -> Path:
 
 
 @contextlib.contextmanager
-def llama_cpp_server(threads: int, spins: str) -> Iterator[str]:
+def llama_cpp_server(model: Path, threads: int, spins: str) -> Iterator[str]:
     """llama-cpp-python's own server. It answers one request at a time; without the flag a newcomer cuts it short."""
     port = free_port()
-    command = [str(peer_python()), "-m", "llama_cpp.server", "--model", str(MODEL_FILE), "--host", "127.0.0.1"]
+    command = [str(peer_python()), "-m", "llama_cpp.server", "--model", str(model), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
     command += ["--n_threads_batch", str(threads), "--interrupt_requests", "False", "--verbose", "False"]
     with _running(start(command, {"GOMP_SPINCOUNT": spins}), f"http://127.0.0.1:{port}/v1/models"):
@@ -37,10 +37,10 @@ def llama_cpp_server(threads: int, spins: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def ours(folder: Path, threads: int, upstream: str) -> Iterator[Graph]:
+def ours(folder: Path, model: Path, threads: int, upstream: str) -> Iterator[Graph]:
     """This project as `make run` starts it, with the bare upstream as its cloud."""
-    model = {"file": str(MODEL_FILE), "threads": threads, "slots": 16, "context": CONTEXT}
-    models: dict[str, object] = {"models": {"llama": model}, "upstreams": {"openai": {"api_key_env": "OPENAI_API_KEY"}}}
+    llama = {"file": str(model.resolve()), "threads": threads, "slots": 16, "context": CONTEXT}
+    models: dict[str, object] = {"models": {"llama": llama}, "upstreams": {"openai": {"api_key_env": "OPENAI_API_KEY"}}}
     graph = start_graph(folder, models, {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": upstream})
     try:
         yield graph

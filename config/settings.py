@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +63,7 @@ class ModelSettings(_Strict):
     """One GGUF model: what it is, and what a replica of it takes."""
 
     file: Path
+    copies: tuple[Path, ...] = ()
     kind: Literal["text", "embedding"] = "text"
     pooling: Literal["mean", "cls", "last"] | None = None
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -67,6 +77,9 @@ class ModelSettings(_Strict):
     gpu_layers: int = Field(0, ge=-1)
     num_gpus: float = Field(0, ge=0)
     accelerator_type: str | None = None
+    resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    max_replicas_per_node: int | None = Field(None, ge=1, le=100)
     memory_bytes: int | None = Field(None, ge=1)
     queue: int = Field(256, ge=1)
     replicas: Replicas = Replicas()
@@ -210,9 +223,10 @@ def _catalogue(path: Path, environment: Environment) -> Catalogue:
 
 def _resolved(name: str, model: ModelSettings, environment: Environment) -> ModelSettings:
     lora = tuple(each.model_copy(update={"file": (ROOT / each.file).resolve()}) for each in model.lora)
-    changes: dict[str, Any] = {"file": (ROOT / model.file).resolve(), "lora": lora}
+    copies = tuple(ROOT / each for each in model.copies)
+    changes: dict[str, Any] = {"file": (ROOT / model.file).resolve(), "copies": copies, "lora": lora}
     if name == _OVERRIDDEN and environment.llama_model_file:
-        changes["file"] = environment.llama_model_file.expanduser().resolve()
+        changes |= {"file": environment.llama_model_file.expanduser().resolve(), "copies": ()}
     if name == _OVERRIDDEN and environment.llama_context_size:
         changes["context"] = environment.llama_context_size
     return model.model_copy(update=changes)

@@ -55,6 +55,9 @@ class GraphArgs(BaseModel):
 
     ingress_max_replicas: int = Field(4, ge=1)
 
+    ingress_max_replicas_per_node: int | None = Field(None, ge=1, le=100)
+    """1: no node takes two ingress replicas with it."""
+
     upstream_cpus: float = Field(0, ge=0)
     """num_cpus of an upstream's replica. What takes some CPU is never put on a head that offers none."""
 
@@ -95,6 +98,7 @@ def compose(args: GraphArgs, settings: Settings, *, hidden: Collection[str]) -> 
             # A change of ingress replicas makes HAProxy reload: rare is better than exact.
             downscale_delay_s=1800,
         ),
+        max_replicas_per_node=args.ingress_max_replicas_per_node,
         max_ongoing_requests=2000,
         graceful_shutdown_timeout_s=LONGEST_STREAM_S,
     )
@@ -124,6 +128,7 @@ def _local(
             look_back_period_s=10,
             upscale_delay_s=5,
         ),
+        max_replicas_per_node=model.max_replicas_per_node,
         max_ongoing_requests=2 * model.slots + model.queue,
         max_queued_requests=2 * (model.slots + model.queue),
         backpressure_config=_BACKPRESSURE,
@@ -142,6 +147,7 @@ def _told(name: str, model: ModelSettings, n_threads: int) -> LocalModelOptions 
         return EmbeddingModelOptions(
             model=name,
             path=str(model.file),
+            copies=tuple(map(str, model.copies)),
             n_context=model.context,
             n_threads=n_threads,
             n_gpu_layers=model.gpu_layers,
@@ -152,6 +158,7 @@ def _told(name: str, model: ModelSettings, n_threads: int) -> LocalModelOptions 
     return LocalModelOptions(
         model=name,
         path=str(model.file),
+        copies=tuple(map(str, model.copies)),
         n_context=model.context,
         n_slots=model.slots,
         n_cells=model.n_cells,

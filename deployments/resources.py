@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import ModelSettings
@@ -27,6 +27,8 @@ class ModelResources:
     memory_bytes: int
     num_gpus: float = 0
     accelerator_type: str | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def actor_options(self) -> dict[str, Any]:
         """``ray_actor_options`` of the deployment."""
@@ -35,6 +37,10 @@ class ModelResources:
             options["num_gpus"] = self.num_gpus
         if self.accelerator_type:
             options["accelerator_type"] = self.accelerator_type
+        if self.custom:
+            options["resources"] = dict(self.custom)
+        if self.labels:
+            options["label_selector"] = dict(self.labels)
         return options
 
 
@@ -58,6 +64,8 @@ def _resources(model: ModelSettings, part: float) -> ModelResources:
         memory_bytes=model.memory_bytes or _memory(model),
         num_gpus=model.num_gpus,
         accelerator_type=model.accelerator_type,
+        custom=model.resources,
+        labels=model.labels,
     )
 
 

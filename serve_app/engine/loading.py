@@ -31,6 +31,7 @@ _MOST_SEQUENCES = 128
 class LocalModelOptions:
     """One model as the operator declares it.
 
+    ``copies``: paths where this node may have the same file nearer; the first that exists is read instead of ``path``.
     ``n_context``: most tokens of one conversation. ``n_cells``: KV cells that all ``n_slots`` conversations share,
     written as ``type_k`` and ``type_v`` say. ``lora``: adapters, each a path and a scale.
     """
@@ -48,12 +49,14 @@ class LocalModelOptions:
     type_k: CacheType = "f16"
     type_v: CacheType = "f16"
     lora: tuple[tuple[str, float], ...] = ()
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingModelOptions:
     """One embedding model as the operator declares it. ``pooling`` None: as its file says.
 
+    ``copies``: as those of a LocalModelOptions.
     ``n_context``: most tokens of one text. ``dimensions``: what its vectors may be cut to.
     """
 
@@ -65,16 +68,17 @@ class EmbeddingModelOptions:
     n_queue: int = 256
     pooling: Literal["mean", "cls", "last"] | None = None
     dimensions: tuple[int, ...] = ()
+    copies: tuple[str, ...] = ()
 
 
 def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None) -> LocalBackend:
     """Open the model and start its engine. Blocks while the file is read. Raises ModelLoadError."""
-    path = Path(options.path)
+    path = _nearest(options.copies, options.path)
     _check_file(path)
     n_resident = max(options.n_slots, min(_RESIDENTS * options.n_slots, _MOST_SEQUENCES))
     llama = Llama(
         LlamaOptions(
-            path=options.path,
+            path=str(path),
             n_cells=max(options.n_cells, options.n_context),
             n_slots=n_resident,
             n_batch=max(options.n_batch, n_resident),
@@ -104,11 +108,11 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
 
 def load_embedding(options: EmbeddingModelOptions, on_death: Callable[[], None] = lambda: None) -> EmbeddingBackend:
     """Open the embedding model and start its engine. Blocks while the file is read. Raises ModelLoadError."""
-    path = Path(options.path)
+    path = _nearest(options.copies, options.path)
     _check_file(path)
     embedder = Embedder(
         EmbedderOptions(
-            path=options.path,
+            path=str(path),
             n_context=options.n_context,
             n_threads=options.n_threads,
             n_gpu_layers=options.n_gpu_layers,
@@ -122,6 +126,10 @@ def load_embedding(options: EmbeddingModelOptions, on_death: Callable[[], None] 
         EmbeddingOptions(options.model, int(path.stat().st_mtime), options.dimensions, options.n_queue),
         on_death=on_death,
     )
+
+
+def _nearest(copies: tuple[str, ...], path: str) -> Path:
+    return next((Path(copy) for copy in copies if Path(copy).is_file()), Path(path))
 
 
 def _check_file(path: Path) -> None:

@@ -90,3 +90,11 @@ async def test_a_model_serves_after_another_failed_and_ends_when_it_is_closed() 
     assert (await ask(backend, request("x"))).end.code == "engine_lost"  # type: ignore[union-attr]
     del backend
     gc.collect()
+
+
+async def test_the_copy_on_the_nodes_own_disk_is_read_before_the_shared_file(tmp_path: Path) -> None:
+    (tmp_path / "near.gguf").symlink_to(model_path())
+    copies = (str(tmp_path / "elsewhere.gguf"), str(tmp_path / "near.gguf"))
+    backend = load(LocalModelOptions("m", "/nowhere", copies=copies, n_context=256, n_cells=256))
+    assert [card.id for card in await backend.models()] == ["m"]
+    await backend.close()

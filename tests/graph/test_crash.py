@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -15,12 +14,12 @@ import openai
 import psutil
 import pytest
 
+from tests.crowd import Ending, crowd
 from tests.running import Graph, start_graph, stop_graph, wait_for
 
 pytestmark = pytest.mark.graph
 
 KEY = "sk-test-key-of-ours-0123456789"
-STREAMS = 16
 
 
 @pytest.fixture(scope="module")
@@ -34,50 +33,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator
     assert stop_graph(graph) == []
 
 
-@dataclass
-class Ending:
-    """How a stream ended for its client."""
-
-    text: str = ""
-    finish: str | None = None
-    error: str | None = None
-
-
-async def read(graph: Graph, client: openai.AsyncOpenAI, number: int, started: asyncio.Queue[int]) -> Ending:
-    ending = Ending()
-    try:
-        stream = await client.chat.completions.create(
-            model="llama",
-            messages=[{"role": "user", "content": f"Tell a story about the number {number}."}],
-            max_tokens=120,
-            temperature=0,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-        async for chunk in stream:
-            if not ending.text and chunk.choices[0].delta.content:
-                started.put_nowait(number)
-            ending.text += chunk.choices[0].delta.content or ""
-            ending.finish = chunk.choices[0].finish_reason or ending.finish
-    except openai.APIStatusError as error:
-        ending.error = f"status {error.status_code}"
-    except openai.APIConnectionError:
-        ending.error = "connection"
-    except openai.APIError as error:
-        ending.error = str(error.code)
-    return ending
-
-
-async def crowd(graph: Graph, victim: str, blow: signal.Signals = signal.SIGKILL) -> list[Ending]:
+def struck(graph: Graph, victim: str, blow: signal.Signals = signal.SIGKILL) -> list[Ending]:
     """16 streams; when all of them talk, one replica of ``victim`` is struck."""
-    started: asyncio.Queue[int] = asyncio.Queue()
-    async with graph.async_client() as client:
-        tasks = [asyncio.create_task(read(graph, client, number, started)) for number in range(STREAMS)]
-        async with asyncio.timeout(60):
-            for _ in range(STREAMS):
-                await started.get()
-        graph.replicas(victim)[0].send_signal(blow)
-        return await asyncio.gather(*tasks)
+    return asyncio.run(crowd(graph.async_client(), lambda: graph.replicas(victim)[0].send_signal(blow)))
 
 
 def ask(graph: Graph, **options: object) -> str:
@@ -98,7 +56,7 @@ def test_a_wrong_key_and_no_key_are_refused(pair: Graph) -> None:
 
 def test_a_killed_engine_ends_its_streams_with_one_error_event_and_is_back_within_10_s(pair: Graph) -> None:
     wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 60, "two replicas")
-    endings = asyncio.run(crowd(pair, "LocalModel"))
+    endings = struck(pair, "LocalModel")
     killed_at = time.monotonic()
     lost = [ending for ending in endings if ending.error]
     finished = [ending for ending in endings if not ending.error]
@@ -116,7 +74,7 @@ def test_a_frozen_engines_streams_end_with_a_timeout_and_the_others_go_on(pair: 
     wait_for(lambda: len(pair.replicas("LocalModel")) == 2, 60, "two replicas")
     began = time.monotonic()
     try:
-        endings = asyncio.run(crowd(pair, "LocalModel", signal.SIGSTOP))
+        endings = struck(pair, "LocalModel", signal.SIGSTOP)
         assert time.monotonic() - began < 60
         assert {ending.error for ending in endings if ending.error} == {"timeout"}
         assert [ending for ending in endings if ending.finish == "length"]
@@ -193,7 +151,7 @@ def incomplete(graph: Graph) -> int:
 
 def test_a_killed_ingress_never_ends_a_stream_cleanly_and_its_requests_become_incomplete(pair: Graph) -> None:
     before = incomplete(pair)
-    endings = asyncio.run(crowd(pair, "Ingress"))
+    endings = struck(pair, "Ingress")
     cut = [ending for ending in endings if ending.error == "connection"]
     assert len(cut) == len([ending for ending in endings if ending.finish is None])
     assert cut
