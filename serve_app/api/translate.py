@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import orjson
@@ -225,6 +225,8 @@ def _template_options(request: ChatRequest) -> dict[str, bool | str]:
 
 # --- constraints ------------------------------------------------------------------------------------------------
 
+_STRUCTURED = "structured_outputs"
+
 
 def _constraint(request: ChatRequest) -> Constraint | None:
     if request.structured_outputs is not None:
@@ -239,12 +241,13 @@ def _constraint(request: ChatRequest) -> Constraint | None:
 
 def _structure(outputs: StructuredOutputs) -> Constraint:
     if outputs.choice is not None:
-        return Constraint("lark", "start: " + " | ".join(orjson.dumps(one).decode() for one in outputs.choice))
+        choices = " | ".join(orjson.dumps(one).decode() for one in outputs.choice)
+        return Constraint("lark", f"start: {choices}", _STRUCTURED)
     if outputs.regex is not None:
-        return Constraint("regex", outputs.regex)
+        return Constraint("regex", outputs.regex, _STRUCTURED)
     if outputs.json_ is not None:
-        return _schema(outputs.json_)
-    return Constraint("lark", outputs.grammar or "")
+        return replace(_schema(outputs.json_), param=_STRUCTURED)
+    return Constraint("grammar", outputs.grammar or "", _STRUCTURED)
 
 
 def _schema(schema: Json) -> Constraint:

@@ -8,15 +8,18 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from serve_app.engine.chain import DryTemplate
+from serve_app.engine.compiler import GrammarError
 from serve_app.engine.engine import Engine, Outbox
 from serve_app.engine.figures import EngineOptions
+from serve_app.engine.forms import forms
 from serve_app.engine.generation import Job
-from serve_app.engine.grammar import GrammarError, Grammars
+from serve_app.engine.grammar import Grammars
 from serve_app.engine.lexicon import Lexicon
 from serve_app.engine.llama import Llama
 from serve_app.engine.mailbox import Mailbox
-from serve_app.engine.prompt import Prompter
-from serve_app.engine.replies import CallReader, forced_call
+from serve_app.engine.prompt import Prepared, Prompter
+from serve_app.engine.reasoning import ReasoningMeter, ReasoningReader, Thinking
+from serve_app.engine.replies import AnswerReader, CallReader
 from serve_app.engine.sampler import Mask
 from serve_app.errors import RequestError
 from serve_app.protocol import (
@@ -86,16 +89,15 @@ class LocalBackend:
             return
         try:
             mailbox = Mailbox()
-            job = await self._job(request, mailbox)
+            job, readers = await self._job(request, mailbox)
         except RequestError as error:
             yield [error.failed]
             return
-        readers = self._readers(request)
         self.engine.submit(job)
         try:
             while True:
                 events = await mailbox.take(self._at_work)
-                yield [_read(event, readers) for event in events]
+                yield [read for event in events if (read := _read(event, readers)) is not None]
                 if events and isinstance(events[-1], Done | Failed):
                     return
         finally:
@@ -104,7 +106,7 @@ class LocalBackend:
     def _at_work(self) -> bool:
         return self.engine.alive and self.engine.stalled_for() < self._options.stall_s
 
-    async def _job(self, request: Work, mailbox: Mailbox) -> Job:
+    async def _job(self, request: Work, mailbox: Mailbox) -> tuple[Job, dict[int, AnswerReader]]:
         """Check what only the model can check, and turn words into numbers."""
         if isinstance(request, Embed):
             message = f"The model {self._options.model} generates text: it does not compute embeddings."
@@ -117,10 +119,10 @@ class LocalBackend:
             raise RequestError(
                 FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down."
             )
-        prompts = await self._prompter.tokens(request)
-        return Job(
+        prepared = await self._prompter.prepare(request)
+        job = Job(
             tenant=request.tenant,
-            prompts=prompts,
+            prompts=prepared.prompts,
             sampling=request.sampling,
             seed=request.sampling.seed if request.sampling.seed is not None else self._new_seed(),
             n_context=self._options.n_context,
@@ -128,35 +130,52 @@ class LocalBackend:
             choices=request.choices,
             tier=request.tier,
             echo=request.echo,
-            mask=await self._mask(request),
+            mask=await self._mask(request, prepared),
             dry=await asyncio.to_thread(self._dry_template, request.sampling.dry) if request.sampling.dry else None,
+            reasoning=self._meter(prepared),
         )
+        return job, self._readers(request, prepared)
 
-    async def _mask(self, request: Generate) -> Callable[[], Mask] | None:
-        prompt = request.prompts[0]
-        constraint = (forced_call(prompt) if isinstance(prompt, Chat) else None) or request.constraint
-        if constraint is None:
-            return None
+    async def _mask(self, request: Generate, prepared: Prepared) -> Callable[[], Mask] | None:
+        """The strictest of the answer's grammars that can be compiled."""
         try:
-            return await asyncio.to_thread(self._grammars.compile, constraint)
+            wanted = forms(_chat_of(request), request.constraint, self._prompter.dialect, prepared.thinking)
         except GrammarError as error:
-            message = f"The output format cannot be enforced: {error}."
-            raise RequestError(FailureCode.INVALID_REQUEST, message, param="response_format") from error
+            raise _unenforceable(error, request.constraint.param if request.constraint else None) from error
+        for at, form in enumerate(wanted, 1):
+            try:
+                return await self._grammars.compile(form.source, request.tenant)
+            except GrammarError as error:
+                if at == len(wanted):
+                    raise _unenforceable(error, form.param) from error
+        return None
 
-    def _readers(self, request: Work) -> dict[int, CallReader]:
-        """A reader of tool calls for each choice, where tools may be called."""
-        if not isinstance(request, Generate):
+    def _meter(self, prepared: Prepared) -> Callable[[], ReasoningMeter] | None:
+        tags = self._prompter.dialect.tags
+        if tags is None or prepared.thinking is Thinking.NEVER:
+            return None
+        return lambda: ReasoningMeter(tags, prepared.thinking)
+
+    def _readers(self, request: Generate, prepared: Prepared) -> dict[int, AnswerReader]:
+        """One for each choice, where there may be anything but content."""
+        dialect, chat = self._prompter.dialect, _chat_of(request)
+        called = chat is not None and chat.tools and chat.tool_choice != "none"
+        names = frozenset(tool["name"] for tool in chat.tools) if chat and called else frozenset()
+        tags = dialect.tags if prepared.thinking is not Thinking.NEVER else None
+        if not names and tags is None:
             return {}
-        prompt = request.prompts[0]
-        if not isinstance(prompt, Chat) or not prompt.tools or prompt.tool_choice == "none":
-            return {}
-        names = frozenset(tool["name"] for tool in prompt.tools)
-        most = None if prompt.parallel_tool_calls else 1
-        return {at: CallReader(names, self._new_id, most=most) for at in range(request.choices)}
+        return {
+            at: AnswerReader(
+                ReasoningReader(tags, prepared.thinking) if tags else None,
+                CallReader(dialect.syntax, names, self._new_id) if names else None,
+            )
+            for at in range(request.choices)
+        }
 
     async def close(self) -> None:
         """End the engine; running streams end with ``server_shutting_down``."""
         await asyncio.to_thread(self.engine.close)
+        await asyncio.to_thread(self._grammars.close)
 
 
 def _deliver(outbox: Outbox) -> None:
@@ -164,7 +183,19 @@ def _deliver(outbox: Outbox) -> None:
         job.sink(events)
 
 
-def _read(event: Event, readers: dict[int, CallReader]) -> Event:
-    if readers and isinstance(event, Delta):
-        return readers[event.choice].read(event)
-    return event
+def _chat_of(request: Generate) -> Chat | None:
+    prompt = request.prompts[0]
+    return prompt if isinstance(prompt, Chat) else None
+
+
+def _unenforceable(error: GrammarError, param: str | None) -> RequestError:
+    return RequestError(FailureCode.INVALID_REQUEST, f"The output format cannot be enforced: {error}.", param=param)
+
+
+def _read(event: Event, readers: dict[int, AnswerReader]) -> Event | None:
+    """None for a delta whose text is being held back."""
+    if not readers or not isinstance(event, Delta):
+        return event
+    delta = readers[event.choice].read(event)
+    told = delta.text or delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish
+    return delta if told else None

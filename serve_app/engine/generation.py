@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from serve_app.engine.chain import DryTemplate
 from serve_app.engine.llama import Llama
+from serve_app.engine.reasoning import ReasoningMeter
 from serve_app.engine.sampler import Distribution, Mask, Sampled, Sampler
 from serve_app.engine.sequence import Chunk, Sequence
 from serve_app.engine.text import TextAssembler
@@ -32,6 +33,7 @@ class Job:
     echo: bool = False
     mask: Callable[[], Mask] | None = None
     dry: DryTemplate | None = None
+    reasoning: Callable[[], ReasoningMeter] | None = None
     generations: list[Generation] = field(default_factory=list)
     n_open: int = 0
     n_cached: int = 0
@@ -44,7 +46,8 @@ class Job:
     @property
     def usage(self) -> Usage:
         n_generated = sum(generation.n_generated for generation in self.generations)
-        return Usage(self.n_prompt, n_generated, self.n_cached)
+        n_reasoning = sum(generation.n_reasoning for generation in self.generations)
+        return Usage(self.n_prompt, n_generated, self.n_cached, n_reasoning)
 
 
 class Generation:
@@ -63,8 +66,13 @@ class Generation:
         dry = job.dry.sampler(sequence.tokens) if job.dry else None
         self._sampler = Sampler(llama, job.sampling, job.seed + index, mask, dry)
         self._text = TextAssembler(job.sampling.stop)
+        self._reasoning = job.reasoning() if job.reasoning else None
         self._echo = TextAssembler()
         self._n_echoed = 0
+
+    @property
+    def n_reasoning(self) -> int:
+        return self._reasoning.n_tokens if self._reasoning else 0
 
     @staticmethod
     def _most_tokens(job: Job, sequence: Sequence) -> int:
@@ -83,10 +91,14 @@ class Generation:
         return self._take(self._sampler.sample(logits, position), prompt)
 
     def _take(self, sampled: Sampled | None, prompt: Delta) -> Delta | None:
-        if sampled is None or sampled.token in self._llama.end_tokens:
+        if sampled is None:
+            return self._end("stop" if self._sampler.complete else "length", prompt)
+        if sampled.token in self._llama.end_tokens:
             return self._end("stop", prompt)
         self.n_generated += 1
         self.sequence.append(sampled.token)
+        if self._reasoning:
+            self._reasoning.push(self._llama.pieces[sampled.token])
         text, logprobs = self._text.push(self._llama.pieces[sampled.token], sampled.logprob)
         delta = Delta(self.index, prompt.text + text, logprobs=prompt.logprobs + logprobs)
         if self._text.stopped:

@@ -1,72 +1,90 @@
-"""Constraints -> token masks, by llguidance. Compiled off the event loop, within stated budgets, cached by content."""
+"""Grammars -> token masks. Compiled off the event loop within a budget, cached by content, refusals too."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
+from weakref import WeakValueDictionary
 
-import llguidance
-import llguidance.llamacpp
 import numpy as np
 
+from serve_app.engine.compiler import Compiler, GrammarError, Trial, Vocabulary
 from serve_app.engine.llama import Llama, Logits
 from serve_app.engine.sampler import Mask
-from serve_app.protocol import Constraint
 
 MAX_SOURCE_BYTES = 64 * 1024
 _CACHE_SIZE = 256
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Small models left free to write white space write nothing else for long stretches."""
-
-
-class GrammarError(Exception):
-    """The constraint cannot be compiled; the message says why, for the client."""
+_N_TRIALS = 2
 
 
 class Grammars:
-    """Compiler of one vocabulary's constraints. ``compile`` blocks (up to seconds): never call it on an event loop."""
+    """Compiler of one vocabulary's grammars, on one event loop.
+
+    Grammars are compiled by as many threads as there are trials, and one at a time for each tenant: a schema that uses
+    up the whole budget holds up its own tenant, and nobody else. Made while the model loads: llguidance reads the
+    vocabulary without letting go of the interpreter.
+    """
 
     def __init__(self, llama: Llama) -> None:
-        self._llama = llama
-        self._lock = threading.Lock()
-        self._tokenizer: Any = None
-        self._compiled: OrderedDict[Constraint, Any] = OrderedDict()
+        ends = [llama.eos, *sorted(llama.end_tokens - {llama.eos})]
+        self._vocabulary = Vocabulary(llama.pieces, ends)
+        self._compiler = Compiler(self._vocabulary)
+        self._pool = ThreadPoolExecutor(_N_TRIALS, thread_name_prefix="grammars")
+        self._trials = [Trial(self._vocabulary) for _ in range(_N_TRIALS)]
+        self._idle: SimpleQueue[Trial] = SimpleQueue()
+        for trial in self._trials:
+            self._idle.put(trial)
+        self._known: OrderedDict[str, Any] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def compile(self, constraint: Constraint) -> Callable[[], Mask]:
+    async def compile(self, source: str, tenant: str) -> Callable[[], Mask]:
         """A factory of fresh masks, one per choice. Raises GrammarError."""
-        if len(constraint.source.encode()) > MAX_SOURCE_BYTES:
-            raise GrammarError(f"the schema or grammar is larger than {MAX_SOURCE_BYTES} bytes")
-        with self._lock:
-            matcher = self._compiled.get(constraint)
-            if matcher is None:
-                matcher = self._compile(constraint)
-                self._compiled[constraint] = matcher
-            self._compiled.move_to_end(constraint)
-            if len(self._compiled) > _CACHE_SIZE:
-                self._compiled.popitem(last=False)
-        return lambda: GrammarMask(matcher.deep_copy(), self._llama.n_vocab)
+        if len(source) > MAX_SOURCE_BYTES:
+            raise GrammarError(f"it is larger than {MAX_SOURCE_BYTES} bytes")
+        if source not in self._known:
+            async with self._turns.setdefault(tenant, asyncio.Lock()):
+                if source not in self._known:
+                    self._remember(source, await self._in_a_thread(source))
+        self._known.move_to_end(source)
+        found = self._known[source]
+        if isinstance(found, GrammarError):
+            raise GrammarError(*found.args)
+        return lambda: GrammarMask(found.deep_copy(), len(self._vocabulary.pieces))
 
-    def _compile(self, constraint: Constraint) -> Any:
-        self._tokenizer = self._tokenizer or self._read_vocabulary()
+    async def _in_a_thread(self, source: str) -> Any:
+        """Also who gave up waiting keeps the tenant's turn until it is over."""
+        attempt = asyncio.get_running_loop().run_in_executor(self._pool, self._try, source)
         try:
-            if constraint.kind == "json_schema":
-                grammar = llguidance.LLMatcher.grammar_from_json_schema(constraint.source, defaults=_COMPACT)
-            else:
-                grammar = llguidance.grammar_from(constraint.kind, constraint.source)
-        except ValueError as error:
-            raise GrammarError("the schema is not a JSON object") from error
-        limits = llguidance.LLParserLimits(verbose_errors=False)
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
-        if matcher.is_error():
-            raise GrammarError(" ".join(str(matcher.get_error()).split())[:300])
-        return matcher
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            await asyncio.wait([attempt])
+            raise
 
-    def _read_vocabulary(self) -> Any:
-        """About 0.1 s for 49,000 tokens; done at the first constraint."""
-        ends = [self._llama.eos, *sorted(self._llama.end_tokens - {self._llama.eos})]
-        return llguidance.llamacpp.lltokenizer_from_vocab(self._llama.vocab_handle, eos_token=ends)
+    def _remember(self, source: str, found: Any) -> None:
+        self._known[source] = found
+        if len(self._known) > _CACHE_SIZE:
+            self._known.popitem(last=False)
+
+    def _try(self, source: str) -> Any:
+        """A matcher, or the error."""
+        trial = self._idle.get()
+        try:
+            trial.check(source)
+            return self._compiler.compile(source)
+        except GrammarError as error:
+            return error
+        finally:
+            self._idle.put(trial)
+
+    def close(self) -> None:
+        """Ends the trials. Blocks until their processes are gone."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for trial in self._trials:
+            trial.close()
 
 
 class GrammarMask:
@@ -77,12 +95,18 @@ class GrammarMask:
         self._n_vocab = n_vocab
         self._bits = np.zeros((n_vocab + 31) // 32, dtype=np.int32)
 
+    @property
+    def complete(self) -> bool:
+        return bool(self._matcher.is_accepting())
+
     def apply(self, logits: Logits) -> bool:
         if self._matcher.is_stopped():
             return False
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._n_vocab]
-        np.putmask(logits, allowed == 0, -np.inf)
+        if self._matcher.is_error():  # a limit of its own: the mask would allow the end
+            return False
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._n_vocab).view(np.bool_)
+        logits[~allowed] = -np.inf
         return bool(allowed.any())
 
     def accept(self, token: int) -> None:

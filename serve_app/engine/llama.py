@@ -98,6 +98,13 @@ class Llama(Model):
             llama_cpp.llama_free(self._context)
         self._batch = self._context = None
 
+    def show(self, texts: Items[str]) -> None:
+        """Control tokens that are part of what an answer says: they become text. Before the engine starts."""
+        for text in texts:
+            tokens = self.tokenize(text, special=True)
+            if len(tokens) == 1 and self._is_control(tokens[0]):
+                self.pieces[tokens[0]] = text.encode()
+
     # --- memory and computing (engine thread)
 
     def forget(self, seq_id: int, keep: int) -> None:

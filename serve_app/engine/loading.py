@@ -12,6 +12,7 @@ from typing import Literal
 from serve_app.engine.backend import LocalBackend, LocalOptions
 from serve_app.engine.embedder import Embedder, EmbedderOptions, Pooling
 from serve_app.engine.embedding_backend import EmbeddingBackend, EmbeddingOptions
+from serve_app.engine.families import dialect
 from serve_app.engine.figures import EngineOptions
 from serve_app.engine.llama import CacheType, Llama, LlamaOptions
 from serve_app.engine.model import ModelLoadError
@@ -93,7 +94,7 @@ def load(options: LocalModelOptions, on_death: Callable[[], None] = lambda: None
     n_context = min(options.n_context, llama.n_train, llama.n_cells)
     return LocalBackend(
         llama,
-        Prompter(llama, _template(llama), n_context),
+        _prompter(llama, n_context),
         LocalOptions(
             model=options.model,
             created=int(path.stat().st_mtime),
@@ -145,14 +146,17 @@ def _check_file(path: Path) -> None:
         raise ModelLoadError("its file is not a GGUF file")
 
 
-def _template(llama: Llama) -> ChatTemplate:
+def _prompter(llama: Llama, n_context: int) -> Prompter:
     source = llama.chat_template or CHATML
     complaint = probe(source)
     if complaint:
         raise ModelLoadError(complaint)
-    return ChatTemplate(
+    template = ChatTemplate(
         source,
         controls=llama.control_texts,
         bos=llama.written(llama.bos),
         eos=llama.written(llama.eos),
     )
+    spoken = dialect(template, source)
+    llama.show(spoken.controls)
+    return Prompter(llama, template, spoken, n_context)

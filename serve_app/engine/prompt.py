@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
+from serve_app.engine.conversation import conversation
+from serve_app.engine.families import Dialect
 from serve_app.engine.llama import Llama
-from serve_app.engine.replies import conversation
+from serve_app.engine.reasoning import Thinking, thinking
 from serve_app.engine.template import ChatTemplate, Segment, TemplateError
 from serve_app.errors import RequestError
 from serve_app.protocol import Chat, FailureCode, Generate, Text
@@ -16,25 +19,37 @@ _BYTES_PER_TOKEN = 64
 Tokens = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request's prompts as token ids, and whether the answer to it may begin with reasoning."""
+
+    prompts: tuple[Tokens, ...]
+    thinking: Thinking = Thinking.NEVER
+
+
 class Prompter:
     """Tokenizes for one model whose conversations may hold ``n_context`` tokens."""
 
-    def __init__(self, llama: Llama, template: ChatTemplate, n_context: int) -> None:
+    def __init__(self, llama: Llama, template: ChatTemplate, dialect: Dialect, n_context: int) -> None:
+        self.dialect = dialect
         self._llama = llama
         self._template = template
         self._n_context = n_context
 
-    async def tokens(self, request: Generate) -> tuple[Tokens, ...]:
-        """Every prompt as token ids, each short enough to leave room for an answer. Raises RequestError."""
-        prompts = []
+    async def prepare(self, request: Generate) -> Prepared:
+        """Every prompt is short enough to leave room for an answer. Raises RequestError."""
+        prompts, state = [], Thinking.NEVER
         for prompt in request.prompts:
-            tokens = await (self._chat(prompt) if isinstance(prompt, Chat) else self._text(prompt))
+            if isinstance(prompt, Chat):
+                tokens, state = await self._chat(prompt)
+            else:
+                tokens = await self._text(prompt)
             tokens = tokens or (self._llama.eos,)  # logits exist only behind a token
             # With nothing to generate the prompt may fill the context; else one token must fit behind it.
             if len(tokens) + (request.sampling.max_tokens != 0) > self._n_context:
                 raise self._too_long(f"{len(tokens)}", "messages" if isinstance(prompt, Chat) else "prompt")
             prompts.append(tokens)
-        return tuple(prompts)
+        return Prepared(tuple(prompts), state)
 
     def _too_long(self, n_tokens: str, param: str) -> RequestError:
         message = (
@@ -47,11 +62,13 @@ class Prompter:
         """A conversation as the template writes it. Raises RequestError."""
         return "".join(segment.text for segment in self._segments(chat))
 
-    async def _chat(self, chat: Chat) -> Tokens:
-        return self._with_bos(await self._tokenize(self._segments(chat)))
+    async def _chat(self, chat: Chat) -> tuple[Tokens, Thinking]:
+        segments = self._segments(chat)
+        state = thinking("".join(segment.text for segment in segments[-2:]), self.dialect.tags)
+        return self._with_bos(await self._tokenize(segments)), state
 
     def _segments(self, chat: Chat) -> list[Segment]:
-        messages, tools = conversation(chat, template_knows_tools=self._template.knows_tools)
+        messages, tools = conversation(chat, self.dialect)
         size = sum(len(str(message.get("content") or "")) for message in messages)
         self._refuse_hopeless(size, "messages")
         try:

@@ -25,6 +25,11 @@ class Mask(Protocol):
 
     def accept(self, token: int) -> None: ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether the text so far satisfies the grammar. If not, and nothing more is allowed, a limit was hit."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -67,6 +72,11 @@ class Sampler:
         if self._greedy:
             return int(logits.argmax())
         return int(llama_cpp.llama_sampler_sample(self._chain, self._llama.context_handle, position))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return self._mask is None or self._mask.complete
 
     def close(self) -> None:
         if self._chain is not None:

@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
@@ -26,6 +27,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 PROBE_TIMEOUT_S = 10
 _PROBE_MEMORY = 1 << 30
+CALLED_NAME = "get_weather"
+CALLED = {
+    "name": CALLED_NAME,
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+_CALL = {"name": CALLED_NAME, "arguments": {"city": "Rome"}}
+CALLING: list[dict[str, Any]] = [
+    {"role": "user", "content": "u"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": _CALL}]},
+    {"role": "tool", "tool_call_id": "a1b2c3d4e", "name": CALLED_NAME, "content": "t"},
+]
+"""A function, and a conversation in which it is called."""
+
 _PROBE = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 _MARK = "\ufdd0"
@@ -154,3 +169,5 @@ def probe_child() -> None:
         template.segments(_PROBE)
     except TemplateError:
         template.segments(_PROBE[1:])
+    with suppress(TemplateError):
+        template.segments(CALLING, tools=[{"type": "function", "function": CALLED}])

@@ -65,10 +65,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the answer must look like: a JSON schema, any JSON object, a regular expression, a Lark grammar."""
+    """What the answer must look like: a JSON schema, a regular expression, a grammar in Lark or GBNF.
 
-    kind: Literal["json_schema", "regex", "lark"]
+    ``param`` names the request's parameter that says so, for refusals.
+    """
+
+    kind: Literal["json_schema", "regex", "lark", "grammar"]
     source: str
+    param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,10 +158,19 @@ def test_reasoning_effort_reaches_the_template_and_explicit_options_win() -> Non
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
             Constraint("json_schema", orjson.dumps(SCHEMA).decode()),
         ),
-        ({"structured_outputs": {"json": SCHEMA}}, Constraint("json_schema", orjson.dumps(SCHEMA).decode())),
-        ({"structured_outputs": {"regex": "[0-9]+"}}, Constraint("regex", "[0-9]+")),
-        ({"structured_outputs": {"grammar": 'start: "a"'}}, Constraint("lark", 'start: "a"')),
-        ({"structured_outputs": {"choice": ['y"es', "no\n"]}}, Constraint("lark", r'start: "y\"es" | "no\n"')),
+        *(
+            (asked, Constraint("json_schema", orjson.dumps(SCHEMA).decode(), "structured_outputs"))
+            for asked in ({"structured_outputs": {"json": SCHEMA}}, {"json_schema": SCHEMA}, {"guided_json": SCHEMA})
+        ),
+        ({"structured_outputs": {"regex": "[0-9]+"}}, Constraint("regex", "[0-9]+", "structured_outputs")),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, Constraint("grammar", 'start: "a"', "structured_outputs")),
+        ({"grammar": 'root ::= "a"'}, Constraint("grammar", 'root ::= "a"', "structured_outputs")),
+        ({"guided_regex": "a"}, Constraint("regex", "a", "structured_outputs")),
+        (
+            {"structured_outputs": {"choice": ['y"es', "no\n"]}},
+            Constraint("lark", r'start: "y\"es" | "no\n"', "structured_outputs"),
+        ),
+        ({"guided_choice": ["a"]}, Constraint("lark", 'start: "a"', "structured_outputs")),
     ],
 )
 def test_what_the_answer_must_look_like(more: Json, constraint: Constraint | None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ TOOL: Json = {"type": "function", "function": {"name": "look", "parameters": {"t
 CALL: Json = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 NAMED: Json = {"type": "function", "function": {"name": "look"}}
 CANARY = "canary-5317"
+NESTED: Json = reduce(lambda inner, _: {"items": inner}, range(70), {"type": "string"})
 
 
 def chat(**more: Any) -> ChatRequest:
@@ -155,6 +157,9 @@ def test_null_is_not_sent_and_unknown_fields_are_ignored() -> None:
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens", "invalid_value"),
         ({"structured_outputs": {}}, "structured_outputs", "invalid_value"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "invalid_value"),
+        ({"grammar": "root ::= x", "guided_regex": "x"}, "grammar", "invalid_value"),
+        ({"guided_json": {}, "structured_outputs": {"regex": "x"}}, "guided_json", "invalid_value"),
+        ({"json_schema": NESTED}, "structured_outputs.json", "invalid_value"),
         ({"chat_template_kwargs": {"enable_thinking": 5}}, "chat_template_kwargs", "invalid_type"),
     ],
 )
@@ -171,7 +176,6 @@ def test_a_refusal_names_the_parameter_and_what_is_wrong(more: Json, param: str,
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
-        ({"grammar": "root ::= x"}, "grammar"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0]"),
         ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
         ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_app.engine.backend import LocalBackend
 from serve_app.protocol import (
@@ -51,7 +51,12 @@ class Answer:
         return [entry for delta in self.deltas(choice) for entry in delta.logprobs]
 
     def calls(self, choice: int = 0) -> list[ToolCallDelta]:
-        return [call for delta in self.deltas(choice) for call in delta.tool_calls]
+        """Whole calls, put together from their pieces."""
+        calls: dict[int, ToolCallDelta] = {}
+        for piece in (piece for delta in self.deltas(choice) for piece in delta.tool_calls):
+            told = calls.setdefault(piece.index, ToolCallDelta(piece.index, "", piece.id, piece.name))
+            calls[piece.index] = replace(told, arguments=told.arguments + piece.arguments)
+        return list(calls.values())
 
     def finish(self, choice: int = 0) -> str | None:
         finishes = [delta.finish for delta in self.deltas(choice) if delta.finish]

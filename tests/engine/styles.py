@@ -144,4 +144,34 @@ _QWEN = """
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
 {%- endif %}"""
 
-STYLES = {"chatml": _CHATML, "llama 3": _LLAMA_3, "mistral": _MISTRAL, "gemma": _GEMMA, "qwen": _QWEN}
+_MISTRAL_NAMED = """
+{{- bos_token }}{% if tools %}{{ '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}{{- '[INST]' + message.content + '[/INST]' }}
+    {%- elif message.tool_calls %}
+        {%- for call in message.tool_calls %}
+            {{- '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id + '[ARGS]' }}
+            {{- call.function.arguments | tojson }}
+        {%- endfor %}{{- eos_token }}
+    {%- elif message.role == 'tool' %}{{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
+    {%- else %}{{- message.content }}{%- endif %}
+{%- endfor %}"""
+
+_XML = """
+{%- if tools %}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>\\n<function=' + call.function.name + '>\\n</function>\\n</tool_call>' }}
+{%- endfor %}{{- '<|im_end|>\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"""
+"""Tells of tools, in a way no family reads; reasons always."""
+
+STYLES = {
+    "chatml": _CHATML,
+    "llama 3": _LLAMA_3,
+    "mistral": _MISTRAL,
+    "gemma": _GEMMA,
+    "qwen": _QWEN,
+    "mistral, named": _MISTRAL_NAMED,
+    "xml": _XML,
+}

@@ -86,13 +86,12 @@ for sampling in (Sampling(), Sampling(temperature=0), Sampling(top_k=5, top_p=0.
     assert Sampler(llama, sampling, 1).sample(logits, position) is None
 """,
     "a token that the grammar forbids": """
-import warnings
-from serve_app.engine.grammar import Grammars
-from serve_app.protocol import Constraint
+from serve_app.engine.compiler import Compiler, Vocabulary
+from serve_app.engine.grammar import GrammarMask
 
-warnings.simplefilter("ignore")
-mask = Grammars(llama).compile(Constraint("json_schema", '{"type": "boolean"}'))()
 eos = llama.eos
+compiler = Compiler(Vocabulary(llama.pieces, [eos]))
+mask = GrammarMask(compiler.compile('{"grammars": [{"json_schema": {"type": "boolean"}}]}'), llama.n_vocab)
 for wanted in (llama.tokenize("{", special=False)[0], eos):  # by far the likeliest, and forbidden
     some = chunk([1], seq_id=1)
     llama.forget(1, 0)

@@ -13,10 +13,7 @@ from serve_app.engine.backend import LocalBackend
 from serve_app.protocol import Constraint, Failed, FailureCode
 from tests.engine.asking import Answer, ask, chat, request
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated:DeprecationWarning"),  # in llguidance
-]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _NAME = {"type": "string", "maxLength": 8}
 

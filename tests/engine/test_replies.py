@@ -1,4 +1,4 @@
-"""Calls in a text: the same content and the same calls however the text is cut."""
+"""What a model wrote, taken apart: the same reasoning, content and calls however the text is cut."""
 
 from __future__ import annotations
 
@@ -9,128 +9,226 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.engine.replies import CLOSE, OPEN, CallReader, conversation, forced_call
-from serve_app.protocol import Chat, Delta, ToolCallDelta
+from serve_app.engine.families import FAMILIES, HERMES, LLAMA, MISTRAL, MISTRAL_NAMED
+from serve_app.engine.reasoning import TAGS, ReasoningMeter, ReasoningReader, Thinking
+from serve_app.engine.replies import AnswerReader, CallReader
+from serve_app.engine.syntax import Syntax
+from serve_app.protocol import Delta
 
 NAMES = frozenset({"f", "get_weather"})
-TOOLS = ({"name": "f", "parameters": {"type": "object"}}, {"name": "get_weather"})
+THINK = TAGS[0]
+
+Call = tuple[str, str]
+Read = tuple[str, str, list[Call], str]
 
 
-def call(name: str, arguments: object) -> str:
-    return f"{OPEN}\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n{CLOSE}"
-
-
-def read(parts: list[str], finish: str = "stop", most: int | None = None) -> tuple[str, list[ToolCallDelta], str]:
+def reader(syntax: Syntax, thinking: Thinking = Thinking.NEVER) -> AnswerReader:
     numbers = itertools.count()
-    reader = CallReader(NAMES, lambda: f"{next(numbers)}", most=most)
-    deltas = [reader.read(Delta(0, part)) for part in parts]
-    deltas.append(reader.read(Delta(0, finish=finish)))  # type: ignore[arg-type]
-    content = "".join(delta.text for delta in deltas)
-    return content, [c for delta in deltas for c in delta.tool_calls], str(deltas[-1].finish)
+    calls = CallReader(syntax, NAMES, lambda: f"{next(numbers)}")
+    return AnswerReader(None if thinking is Thinking.NEVER else ReasoningReader(THINK, thinking), calls)
+
+
+def read(
+    syntax: Syntax, parts: list[str], finish: str = "stop", thinking: Thinking = Thinking.NEVER
+) -> tuple[str, str, list[Call], str]:
+    """Reasoning, content, calls (name, arguments) and why it ended, put together as clients do."""
+    one = reader(syntax, thinking)
+    deltas = [one.read(Delta(0, part)) for part in parts] + [one.read(Delta(0, finish=finish))]  # type: ignore[arg-type]
+    calls: list[list[str]] = []
+    for piece in (piece for delta in deltas for piece in delta.tool_calls):
+        if piece.id is not None:
+            assert (piece.index, piece.id) == (len(calls), f"call_{len(calls)}")
+            calls.append([piece.name or "", ""])
+        else:
+            assert piece.name is None
+        assert piece.index == len(calls) - 1
+        calls[-1][1] += piece.arguments
+    told = ("".join(delta.reasoning for delta in deltas), "".join(delta.text for delta in deltas))
+    return *told, [(name, arguments) for name, arguments in calls], str(deltas[-1].finish)
+
+
+ROME = ("get_weather", '{"city": "Rome \\"}{ é👍", "days": [1, {"a": {}}]}')
+NONE = ("f", "{}")
+HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": %s}\n</tool_call>' % ROME[1]  # noqa: UP031
+
+REAL: list[tuple[Syntax, str, str, list[Call]]] = [
+    (HERMES, HERMES_CALL, "", [ROME]),
+    (HERMES, f"Let me see.\n\n{HERMES_CALL}\n", "Let me see.", [ROME]),
+    (HERMES, f'{HERMES_CALL}\n<tool_call>\n{{"name": "f", "arguments": {{}}}}\n</tool_call>', "", [ROME, NONE]),
+    (HERMES, f'<tool_call>{{"arguments": {ROME[1]}, "name": "f"}}</tool_call>Done.', "Done.", [("f", ROME[1])]),
+    (HERMES, '<tool_call>\n{"name": "f"}\n</tool_call>', "", [NONE]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("f", '{"a": 1}')]),
+    (LLAMA, f'{{"name": "get_weather", "parameters": {ROME[1]}}}', "", [ROME]),
+    (LLAMA, f'\n\n{{"name" : "get_weather", "arguments":{ROME[1]}}}', "", [ROME]),
+    (LLAMA, f'<|python_tag|>{{"name": "get_weather", "parameters": {ROME[1]}}}', "", [ROME]),
+    (
+        LLAMA,
+        f'{{"name": "f", "parameters": {{}}}}; {{"name": "get_weather", "parameters": {ROME[1]}}}',
+        "",
+        [NONE, ROME],
+    ),
+    (LLAMA, f'{{"type": "function", "name": "get_weather", "parameters": {ROME[1]}}}', "", [ROME]),
+    (LLAMA, 'Like so: {"name": "f", "parameters": {}}', 'Like so: {"name": "f", "parameters": {}}', []),
+    (LLAMA, '{"answer": 42}', '{"answer": 42}', []),
+    (MISTRAL, f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {ROME[1]}, "id": "a1b2c3d4e"}}]', "", [ROME]),
+    (
+        MISTRAL,
+        f'[TOOL_CALLS] [{{"name": "f", "arguments": {{}}}}, {{"name": "get_weather", "arguments": {ROME[1]}}}]',
+        "",
+        [NONE, ROME],
+    ),
+    (MISTRAL, f'Sure.[TOOL_CALLS][{{"name": "get_weather", "arguments": {ROME[1]}}}]', "Sure.", [ROME]),
+    (MISTRAL_NAMED, f"[TOOL_CALLS]get_weather[ARGS]{ROME[1]}", "", [ROME]),
+    (MISTRAL_NAMED, f"[TOOL_CALLS]f[CALL_ID]a1b2c3d4e[ARGS]{{}}[TOOL_CALLS]get_weather{ROME[1]}", "", [NONE, ROME]),
+]
+
+
+@pytest.mark.parametrize(("syntax", "text", "content", "calls"), REAL)
+def test_every_family_is_read_wherever_its_text_is_cut(
+    syntax: Syntax, text: str, content: str, calls: list[Call]
+) -> None:
+    wanted = ("", content, calls, "tool_calls" if calls else "stop")
+    assert read(syntax, list(text)) == wanted
+    for at in range(len(text) + 1):
+        assert read(syntax, [text[:at], text[at:]]) == wanted
+
+
+def test_every_family_has_real_texts() -> None:
+    assert {syntax.name for syntax, _, _, calls in REAL if calls} == {syntax.name for syntax in FAMILIES}
 
 
 pieces = st.one_of(
-    st.builds(
-        call,
-        st.sampled_from(["f", "get_weather", "unknown"]),
-        st.dictionaries(st.text("a<é", max_size=2), st.integers()),
+    st.sampled_from([text for _, text, _, _ in REAL]),
+    st.sampled_from([syntax.opening for syntax in FAMILIES]),
+    st.sampled_from(
+        ["</tool_call>", "<tool_call>not json</tool_call>", '{"name": "f", "arguments": 3}', "[", "{", "f"]
     ),
     st.sampled_from(
-        [OPEN, CLOSE, f"{OPEN}not json{CLOSE}", f'{OPEN}{{"name": "f", "arguments": 3}}{CLOSE}', "<tool", "<"]
+        ["<tool", "<", "[TOOL", "<think>", "</think>", "</thi", '{"name": "unknown", "arguments": {}}', "]"]
     ),
-    st.text("a \n<é", max_size=5),
+    st.text('a \n<é"\\', max_size=5),
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(pieces, max_size=6), st.lists(st.integers(0, 400), max_size=30), st.sampled_from([None, 1]))
-def test_any_chunking_gives_the_same_content_and_the_same_calls(texts, places, most) -> None:
+@given(
+    st.sampled_from(FAMILIES),
+    st.sampled_from(Thinking),
+    st.lists(pieces, max_size=6),
+    st.lists(st.integers(0, 600), max_size=30),
+    st.sampled_from(["stop", "length"]),
+)
+def test_any_chunking_gives_the_same_answer(syntax, thinking, texts, places, finish) -> None:
     text = "".join(texts)
-    whole = read([text], most=most)
+    whole = read(syntax, [text], finish, thinking)
     borders = [0, *sorted({place % (len(text) + 1) for place in places}), len(text)]
-    assert read([text[a:b] for a, b in itertools.pairwise(borders)], most=most) == whole
-    assert read(list(text), most=most) == whole
+    assert read(syntax, [text[a:b] for a, b in itertools.pairwise(borders)], finish, thinking) == whole
+    assert read(syntax, list(text), finish, thinking) == whole
 
 
-def test_a_call_between_texts_is_taken_out_with_the_space_around_it() -> None:
-    content, calls, finish = read(list("Let me see.\n\n" + call("f", {"a": "ü"}) + "\nDone."))
-    assert content == "Let me see.Done."
-    assert calls == [ToolCallDelta(0, '{"a": "ü"}', id="call_0", name="f")]
-    assert finish == "tool_calls"
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(FAMILIES), st.text('a \n<[{é"', max_size=40))
+def test_text_without_calls_comes_through_unchanged(syntax: Syntax, text: str) -> None:
+    assert read(syntax, list(text)) == ("", text, [], "stop")
 
 
-def test_parallel_calls_are_numbered_and_have_ids_of_their_own() -> None:
-    content, calls, _ = read([call("f", {}) + "\n" + call("get_weather", {"city": "Rome"})])
-    assert content == ""
-    assert [(c.index, c.id, c.name) for c in calls] == [(0, "call_0", "f"), (1, "call_1", "get_weather")]
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(FAMILIES),
+    st.dictionaries(st.text(max_size=4), st.recursive(st.text(max_size=4) | st.integers(), st.lists, max_leaves=4)),
+)
+def test_whatever_arguments_a_family_writes_are_read_back(syntax: Syntax, arguments: dict[str, object]) -> None:
+    written = json.dumps(arguments, ensure_ascii=False)
+    call = syntax.head.replace("NAME", "f") + written + syntax.tail
+    assert read(syntax, list(syntax.opening + syntax.begin + call + syntax.end)) == (
+        "",
+        "",
+        [("f", written)],
+        "tool_calls",
+    )
+
+
+def test_arguments_are_told_while_they_are_written() -> None:
+    one = reader(HERMES)
+    told = [
+        one.read(Delta(0, part)).tool_calls for part in ('<tool_call>{"name": "f", "arguments": {"a"', ": 12", "34}")
+    ]
+    assert [(p.id, p.name, p.arguments) for piece in told for p in piece] == [
+        ("call_0", "f", '{"a"'),
+        (None, None, ": 12"),
+        (None, None, "34}"),
+    ]
+
+
+def test_content_that_cannot_become_a_call_is_told_at_once() -> None:
+    one = reader(HERMES)
+    assert [one.read(Delta(0, part)).text for part in ("Hello", " <to", "ad>")] == ["Hello", "", " <toad>"]
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        f"{OPEN}no json{CLOSE}",
-        call("unknown", {}),
-        f'{OPEN}{{"name": "f", "arguments": "x"}}{CLOSE}',
-        f"{OPEN}[1]{CLOSE}",
-        f'{OPEN}{{"name": ["f"]}}{CLOSE}',
-        f'{OPEN}{{"name": "f", "arguments": {{"a": NaN}}}}{CLOSE}',
-        f'{OPEN}{{"name": "f", "arguments": {{"a": "\\ud83d"}}}}{CLOSE}',
-        f'{OPEN}{{"name": "f"',
+        "<tool_call>no json</tool_call>",
+        '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "x"}</tool_call>',
+        "<tool_call>[1]</tool_call>",
+        '<tool_call>{"name": ["f"]}</tool_call>',
+        '<tool_call>{"arguments": {"a": NaN}, "name": "f"}</tool_call>',
+        '<tool_call>{"arguments": {"a": "\\ud83d"}, "name": "f"}</tool_call>',
+        '<tool_call>{"name": "f"',
         "a < b and <tool",
-        f"{OPEN}{'[' * 100_000}{CLOSE}",
+        f"<tool_call>{'[' * 100_000}</tool_call>",
+        f'<tool_call>{{"a": {"[" * 100_000}{"]" * 100_000}}}</tool_call>',
     ],
 )
 def test_what_is_no_call_is_content(text: str) -> None:
-    assert read([text]) == (text, [], "stop")
+    assert read(HERMES, [text]) == ("", text, [], "stop")
+
+
+def test_a_long_object_that_arrives_in_small_pieces_is_looked_at_once() -> None:
+    text = '<tool_call>{"x": "' + "ab" * 100_000 + '", "name": "f"}'
+    assert read(HERMES, [text[at : at + 2] for at in range(0, len(text), 2)])[2] == [NONE]
 
 
 def test_a_cut_answer_stays_cut() -> None:
-    assert read([call("f", {})], finish="length")[2] == "length"
+    assert read(HERMES, ['<tool_call>{"name": "f", "arguments": {"a": '], "length")[2:] == ([("f", '{"a": ')], "length")
 
 
-def test_content_that_cannot_become_a_call_is_told_at_once() -> None:
-    reader = CallReader(NAMES, lambda: "x")
-    assert reader.read(Delta(0, "Hello")).text == "Hello"
-    assert reader.read(Delta(0, " <to")).text == ""
-    assert reader.read(Delta(0, "ad>")).text == " <toad>"
+@pytest.mark.parametrize(
+    ("thinking", "text", "reasoning", "content"),
+    [
+        (Thinking.MAY, "<think>\nhm, <tool_call>\n</think>\n\nYes.", "hm, <tool_call>", "Yes."),
+        (Thinking.MAY, "Yes.</think>", "", "Yes.</think>"),
+        (Thinking.MAY, " <thin", "", " <thin"),
+        (Thinking.OPENED, "\nhm </thi\n\n</think>\n\nYes.", "hm </thi", "Yes."),
+        (Thinking.OPENED, "never ends", "never ends", ""),
+        (Thinking.OPENED, "</think>\n\nYes.", "", "Yes."),
+        (Thinking.NEVER, "<think>x</think>Yes.", "", "<think>x</think>Yes."),
+    ],
+)
+def test_reasoning_is_told_from_the_answer(thinking: Thinking, text: str, reasoning: str, content: str) -> None:
+    for at in range(len(text) + 1):
+        assert read(HERMES, [text[:at], text[at:]], thinking=thinking)[:2] == (reasoning, content)
 
 
-def test_a_template_without_tools_hears_of_them_in_the_system_message() -> None:
-    messages = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"})
-    told, tools = conversation(Chat(messages, TOOLS), template_knows_tools=False)
-    assert tools is None
-    assert told[0]["content"].startswith("Be kind.\n\n")
-    assert '"get_weather"' in told[0]["content"]
-    assert messages[0]["content"] == "Be kind."
+def test_a_call_after_reasoning_is_read() -> None:
+    assert read(HERMES, list(f"hm</think>\n\n{HERMES_CALL}"), thinking=Thinking.OPENED)[:3] == ("hm", "", [ROME])
 
 
-def test_calls_and_results_are_written_out_for_a_template_without_tools() -> None:
-    asked = {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}],
-    }
-    told, _ = conversation(
-        Chat((asked, {"role": "tool", "tool_call_id": "1", "content": "42"})), template_knows_tools=False
-    )
-    assert told[0] == {"role": "assistant", "content": call("f", {"a": 1})}
-    assert told[1]["role"] == "user"
-    assert "42" in told[1]["content"]
-
-
-def test_arguments_are_objects_for_a_template_that_knows_tools() -> None:
-    asked = {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}],
-    }
-    told, tools = conversation(Chat((asked,), TOOLS), template_knows_tools=True)
-    assert told[0]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
-    assert told[0]["content"] == ""
-    assert tools is not None
-    assert [tool["function"]["name"] for tool in tools] == ["f", "get_weather"]
-
-
-@pytest.mark.parametrize("choice", ["none", "auto"])
-def test_nothing_is_forced_where_the_model_may_choose(choice: str) -> None:
-    assert forced_call(Chat(({"role": "user", "content": "x"},), TOOLS, choice)) is None
+@pytest.mark.parametrize(
+    ("thinking", "tokens", "counted"),
+    [
+        (Thinking.OPENED, ["a", "b", "</think>", "c"], 3),
+        (Thinking.OPENED, ["a", "b", "</", "thi", "nk>c", "d"], 5),
+        (Thinking.OPENED, ["a", "b"], 2),
+        (Thinking.MAY, ["<th", "ink>", "b", "</think>", "c"], 4),
+        (Thinking.MAY, ["<th", "at", "</think>"], 0),
+        (Thinking.MAY, ["<th"], 0),
+        (Thinking.NEVER, ["<think>"], 0),
+    ],
+)
+def test_the_tokens_of_reasoning_are_counted(thinking: Thinking, tokens: list[str], counted: int) -> None:
+    meter = ReasoningMeter(THINK, thinking)
+    for token in tokens:
+        meter.push(token.encode())
+    assert meter.n_tokens == counted

@@ -21,17 +21,18 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "thinking_budget_tokens": (-1,),
-    "grammar": ("",),
-    "json_schema": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
 }
-"""Parameters that are known and would change the answer, with the values under which they would not.
+"""Parameters that are known and would change the answer, with the values under which they would not."""
 
-Raw GBNF (``grammar``) stays out for good: a short one can end llama.cpp's process.
-"""
+_STRUCTURES = {
+    "grammar": "grammar",
+    "json_schema": "json",
+    "guided_grammar": "grammar",
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+}
+"""What llama-server and older vLLM call the ways of ``structured_outputs``."""
 
 INT32_MAX = 2**31 - 1
 _MAX_OPTION_CHARS = 64
@@ -107,7 +108,7 @@ class StreamOptions(Shape):
 
 
 class StructuredOutputs(Shape):
-    """Exactly one of four ways to say what the answer must look like; ``grammar`` is a Lark grammar."""
+    """Exactly one of four ways to say what the answer must look like; ``grammar`` is one in GBNF or Lark."""
 
     choice: list[Annotated[str, Field(min_length=1, max_length=1024)]] | None = Field(
         None, min_length=1, max_length=_MAX_ALTERNATIVES
@@ -171,6 +172,16 @@ class Sampled(Called, LlamaSampling):
     @classmethod
     def _choices(cls, n: int, info: ValidationInfo) -> int:
         return choices(n, info)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_structure(cls, data: Any) -> Any:
+        given = [name for name in _STRUCTURES if isinstance(data, dict) and data.get(name) not in (None, "")]
+        if not given:
+            return data
+        if len(given) > 1 or data.get("structured_outputs"):
+            raise wrong("cannot be combined with another form of output", at=given[0])
+        return data | {"structured_outputs": {_STRUCTURES[given[0]]: data[given[0]]}}
 
     @model_validator(mode="before")
     @classmethod
