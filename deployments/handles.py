@@ -103,6 +103,7 @@ class RemoteStore(RemoteRoom):
         self.conversations = RemoteRoom(handle, "conversations")
         self.files = RemoteRoom(handle, "files")
         self.answers = RemoteRoom(handle, "answers")
+        self.batches = RemoteRoom(handle, "batches")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

@@ -18,7 +18,7 @@ from serve_app.protocol import (
     StoreError,
     Work,
 )
-from tests.memory_rooms import MemoryStreams
+from tests.memory_rooms import MemoryStreams, NoBatches
 
 Step = list[Event] | asyncio.Event
 """A list of events to send, or something to wait for first."""
@@ -118,6 +118,7 @@ class MemoryStore:
         self.reply_fault: Callable[[str], Awaitable[None]] | None = None
         self._called = asyncio.Event()
         self.streams = MemoryStreams(self._enter)
+        self.batches = NoBatches()
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Returns once the condition holds; looks again after every call."""

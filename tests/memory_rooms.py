@@ -59,3 +59,10 @@ class MemoryStreams:
     def _ring(self) -> None:
         self.changed.set()
         self.changed.clear()
+
+
+class NoBatches:
+    """There are none, and none can be made."""
+
+    async def claim(self, owner: str, silent_s: float) -> None:
+        return None

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from serve_app.api import (
+    batches,
     chat,
     compacting,
     completions,
@@ -23,6 +24,7 @@ from serve_app.api import (
     responses,
     stored,
 )
+from serve_app.api.batch.runner import BatchRunner
 from serve_app.api.context import Context
 from serve_app.api.enduring import Enduring, Watch
 from serve_app.api.gate import Gate
@@ -38,10 +40,12 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.ledger.start()
+        app.state.batches.start()
         housekeeping = asyncio.create_task(keep_house(context.blobs, context.store))
         app.state.enduring.start()
         yield
         await context.background.stop()
+        await app.state.batches.stop()
         housekeeping.cancel()
         await asyncio.gather(housekeeping, return_exceptions=True)
         await context.ledger.stop()
@@ -49,6 +53,7 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
     app = FastAPI(title="llm-backend", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.context = context
     app.state.enduring = Enduring(context, watch)
+    app.state.batches = BatchRunner(context, app)
     for room in (
         chat,
         completions,
@@ -60,6 +65,7 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
         files,
         file_uploads,
         lexicon,
+        batches,
         models,
         health,
     ):

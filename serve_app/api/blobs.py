@@ -42,6 +42,10 @@ class Blobs:
         """It is gone on return, whether it was there or not."""
         self.path(name).unlink(missing_ok=True)
 
+    def beginning(self, prefix: str) -> list[Path]:
+        """All whose names begin so, in the order of their names."""
+        return sorted(path for path in self._folder.glob(f"{prefix}*") if path.suffix != _DRAFT)
+
     def older_than(self, age_s: float) -> Iterator[str]:
         """Names of what was last written that long ago, drafts included."""
         if not self._folder.is_dir():

@@ -14,6 +14,7 @@ from serve_app.api.blobs import Blobs
 from serve_app.api.directory import Directory
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
+from serve_app.api.traffic import Traffic
 from serve_app.protocol import Store, Tier
 
 
@@ -30,6 +31,7 @@ class Context:
     new_id: Callable[[], str]
     clock: Callable[[], float]
     background: Background = field(default_factory=Background)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 def context_of(request: Request) -> Context:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
@@ -81,6 +82,11 @@ class Gate:
                 await self._admit_body(scope, exchange)
         if exchange.method == "HEAD":
             scope["method"] = "GET"
+        # A JSON body is a question that somebody waits for; files and pages of lists take nothing from the models.
+        with self._context.traffic.interactive() if exchange.body is not None else nullcontext():
+            await self._hand_on(scope, exchange)
+
+    async def _hand_on(self, scope: Scope, exchange: _Exchange) -> None:
         if (key := key_of(scope)) is not None and exchange.body is not None:
             body, exchange.body = exchange.body, None
             await self._once(key, body, scope, exchange.receive, exchange.send)

@@ -11,8 +11,8 @@ from serve_app.protocol import Store, StoreError
 log = logging.getLogger(__name__)
 
 _EVERY_S = 3600.0
-_GRACE_S = 86_400.0
-"""Younger bytes may belong to what is being written into the database right now."""
+_GRACE_S = 2 * 86_400.0
+"""Younger bytes may belong to what is being written right now: a batch takes a day at most, and so do its journals."""
 
 _GROUP = 500
 

@@ -50,7 +50,7 @@ class Ledger:
         self._store = store
         self._store_timeout_s = store_timeout_s
         self._max_pending = max_pending
-        self._rhythm = rhythm or Rhythm()
+        self.rhythm = rhythm or Rhythm()
         self._pending: dict[str, Item] = {}
         self._flight_since: float | None = None
         self._failing_since: float | None = None
@@ -63,7 +63,7 @@ class Ledger:
 
     def start(self) -> None:
         """Begins the background work; once."""
-        rhythm = self._rhythm
+        rhythm = self.rhythm
         for entry in self._spool.recover() if self._spool else ():
             self._add(entry)
         self._tasks = (
@@ -78,7 +78,7 @@ class Ledger:
         self._wake.set()
         self._urgent.set()
         if self._tasks:
-            await asyncio.wait(self._tasks[:1], timeout=self._rhythm.stop_s)
+            await asyncio.wait(self._tasks[:1], timeout=self.rhythm.stop_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -190,7 +190,7 @@ class Ledger:
         return self._failing_since is not None or (self._flight_since is not None and self._flight_since < late_s)
 
     async def _flush(self) -> None:
-        backoff_s = self._rhythm.first_retry_s
+        backoff_s = self.rhythm.first_retry_s
         while self._pending or not self._stopping:
             if not self._pending and self._failing_since is None:
                 self._wake.clear()
@@ -202,16 +202,16 @@ class Ledger:
             except Exception as error:
                 self._suspect(error)
                 await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, self._rhythm.last_retry_s)
+                backoff_s = min(2 * backoff_s, self.rhythm.last_retry_s)
             else:
                 self._recovered()
-                backoff_s = self._rhythm.first_retry_s
+                backoff_s = self.rhythm.first_retry_s
 
     async def _gather(self) -> None:
         """Wait for more to write, unless somebody waits for what there is or it is a commit's worth already."""
         if not self._urgent.is_set() and len(self._pending) < _BATCH:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._rhythm.linger_s):
+                async with asyncio.timeout(self.rhythm.linger_s):
                     await self._urgent.wait()
         self._urgent.clear()
         if len(self._pending) > _BATCH or self._stopping:
@@ -223,7 +223,7 @@ class Ledger:
             item.tried = True
         self._flight_since = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._rhythm.call_s):
+            async with asyncio.timeout(self.rhythm.call_s):
                 refused = await self._put([item.entry for item in items])
         except (StoreError, TimeoutError):
             raise
@@ -249,7 +249,7 @@ class Ledger:
             await self._fly(items[:middle])
             await self._fly(items[middle:])
             return
-        async with asyncio.timeout(self._rhythm.call_s):
+        async with asyncio.timeout(self.rhythm.call_s):
             await self._store.check()
         for item in items:
             log.error("the store rejects ledger entry %s", item.opened.entry_id, exc_info=error)
@@ -283,7 +283,7 @@ class Ledger:
     async def _every(self, interval_s: float, call: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._rhythm.call_s):
+                async with asyncio.timeout(self.rhythm.call_s):
                     await call()
             except Exception as error:
                 self._suspect(error)

@@ -21,6 +21,9 @@ class Limits:
     max_joined_bytes: int = 8 * 1024 * 1024 * 1024
     """Of a file that came in parts."""
 
+    max_batch_bytes: int = 200 * 1024 * 1024
+    max_batch_lines: int = 50_000
+
     max_depth: int = 32
     max_messages: int = 2048
     max_tools: int = 128

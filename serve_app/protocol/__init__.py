@@ -8,6 +8,7 @@ cut.
 """
 
 from serve_app.protocol.answers import Answers, Attempt, Claim, KeptAnswer
+from serve_app.protocol.batches import Batch, Batches, BatchPage, BatchStatus, Ending, Progress
 from serve_app.protocol.events import (
     Backend,
     Delta,
@@ -35,6 +36,10 @@ __all__ = [
     "Answers",
     "Attempt",
     "Backend",
+    "Batch",
+    "BatchPage",
+    "BatchStatus",
+    "Batches",
     "Chat",
     "Claim",
     "Closed",
@@ -49,6 +54,7 @@ __all__ = [
     "DynamicTemperature",
     "Embed",
     "Embedded",
+    "Ending",
     "Event",
     "Failed",
     "FailureCode",
@@ -68,6 +74,7 @@ __all__ = [
     "Orphan",
     "Page",
     "Part",
+    "Progress",
     "Relay",
     "Relayed",
     "Render",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from serve_app.protocol.answers import Answers
+from serve_app.protocol.batches import Batches
 from serve_app.protocol.events import Usage
 from serve_app.protocol.files import Files
 from serve_app.protocol.responses import Conversations, Responses, ResponseTurn
@@ -94,6 +95,7 @@ class Store(Protocol):
     conversations: Conversations
     files: Files
     answers: Answers
+    batches: Batches
 
     async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import CursorNotFound, File, FilePage, FileQuery, Files, Part, Upload
 from serve_app.store.desk import Desk
-from serve_app.store.schema import files, parts, uploads
+from serve_app.store.schema_files import batches, files, parts, uploads
 
 _REMEMBERED_S = 86_400.0
 """How long an upload is known after it could last be completed."""
@@ -135,6 +135,7 @@ class FileRoom(Files):
         return (
             select(files.c.id).where(files.c.id.in_(names), self._lasting()),
             growing.where(parts.c.id.in_(names)),
+            select(batches.c.input_file_id).where(batches.c.ended_s.is_(None), batches.c.input_file_id.in_(names)),
         )
 
 

@@ -232,49 +232,6 @@ conversations = Table(
 )
 """A name for a history that moves on: ``tip`` is its last item, none while it is empty."""
 
-files = Table(
-    "files",
-    METADATA,
-    Column("id", Name, primary_key=True),
-    Column("tenant", Name, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("created_s", Double, nullable=False),
-    Column("filename", Name, nullable=False),
-    Column("purpose", Name, nullable=False),
-    Column("expires_s", Double),
-    Index("ix_files_listed", "tenant", "created_s", "id"),
-    Index("ix_files_expires", "expires_s"),
-)
-"""What is known of a file; its bytes are on a disk, under its id."""
-
-uploads = Table(
-    "uploads",
-    METADATA,
-    Column("id", Name, primary_key=True),
-    Column("tenant", Name, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("created_s", Double, nullable=False),
-    Column("expires_s", Double, nullable=False),
-    Column("filename", Name, nullable=False),
-    Column("purpose", Name, nullable=False),
-    Column("keep_s", Double),
-    Column("status", Name, nullable=False),
-    Column("file_id", Name),
-    Index("ix_uploads_expires", "expires_s"),
-)
-"""A file that comes in parts. One that was not completed in time is expired, whatever its status says."""
-
-parts = Table(
-    "parts",
-    METADATA,
-    Column("id", Name, primary_key=True),
-    Column("upload_id", Name, ForeignKey("uploads.id"), nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("created_s", Double, nullable=False),
-    Index("ix_parts_upload", "upload_id"),
-)
-"""What came of an upload that is pending."""
-
 answers = Table(
     "answers",
     METADATA,

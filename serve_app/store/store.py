@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import (
     Answers,
+    Batches,
     Closed,
     CompletionQuery,
     Files,
@@ -24,6 +25,7 @@ from serve_app.protocol import (
 )
 from serve_app.store import reads, writes
 from serve_app.store.answers import AnswerRoom
+from serve_app.store.batches import BatchRoom
 from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
@@ -58,6 +60,7 @@ class SqlStore(Store):
         self.files: Files = self._file_room
         self._answer_room = AnswerRoom(self._desk, lambda: self._hearing_since_s)
         self.answers: Answers = self._answer_room
+        self.batches: Batches = BatchRoom(self._desk)
         self._hearing_since_s = clock()
         self.responses = SqlResponses(self._desk, lambda: self._hearing_since_s)
         self.conversations = SqlConversations(self._desk)

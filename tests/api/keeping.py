@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,3 +31,10 @@ async def kept_in(folder: Path, **options: Any) -> AsyncIterator[tuple[AsyncOpen
             yield sdk, clock
     finally:
         await store.close()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 15.0) -> None:
+    """Asks until it holds, as a client of work in the background does: nothing tells it when that is done."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

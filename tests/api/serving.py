@@ -22,6 +22,7 @@ from serve_app.api.context import Context
 from serve_app.api.directory import Alias, Directory, UpstreamRoute
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
+from serve_app.api.pending import Rhythm
 from serve_app.protocol import Backend, Store
 from tests.fakes import FakeClock, MemoryStore
 
@@ -38,6 +39,7 @@ def make_context(
     limits: Limits | None = None,
     blobs: Blobs | None = None,
     clock: FakeClock | None = None,
+    rhythm: Rhythm | None = None,
 ) -> Context:
     """Without ``blobs`` there is no disk to keep files on."""
     store = store or MemoryStore()
@@ -46,7 +48,7 @@ def make_context(
         directory=Directory(local or {}, aliases or {}, upstreams or {}),
         store=store,
         blobs=blobs or Blobs(Path("/dev/null/files")),
-        ledger=Ledger(store, "writer-1", store_timeout_s=(limits or Limits()).store_timeout_s),
+        ledger=Ledger(store, "writer-1", store_timeout_s=(limits or Limits()).store_timeout_s, rhythm=rhythm),
         admission=Admission(keys),
         limits=limits or Limits(),
         new_id=lambda: f"{next(numbers):032x}",

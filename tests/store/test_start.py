@@ -24,7 +24,7 @@ from tests.store.entries import FakeClock, closed, count, opened, rows
 ROOT = Path(__file__).parents[2]
 TABLES = {"messages", "turns", "labels", "usage", "writers", "streams", "stretches", "alembic_version"}
 TABLES |= {"responses", "conversations", "answers"}
-TABLES |= {"files", "uploads", "parts"}
+TABLES |= {"files", "uploads", "parts", "batches"}
 
 OPENER = """
 import asyncio, sys
