@@ -141,3 +141,10 @@ def test_memory_covers_the_file_and_the_cache(tmp_path: Path) -> None:
     small, large = (plan({"a": ModelSettings(file=path, cache_tokens=n)}, 1)["a"].memory_bytes for n in (4096, 8192))
     assert small > 4096_000
     assert large - small == 4096 * 1000
+
+
+def test_every_replica_can_be_kept_off_a_head_that_offers_no_cpus() -> None:
+    """Ray puts what takes none anywhere."""
+    args = {"ingress_cpus": 0.5, "upstream_cpus": 0.2, "store_cpus": 0.2}
+    graph = deployments(settings({"llama": {"file": "a.gguf"}}, openai=True), **args)
+    assert all(node.ray_actor_options["num_cpus"] > 0 for node in graph.values())
