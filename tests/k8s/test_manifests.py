@@ -119,6 +119,7 @@ def test_in_production_the_loss_of_one_worker_leaves_one_that_answers() -> None:
     (_, worker) = list(groups(service))[1]
     assert worker["minReplicas"] >= 2
     assert graph_args(service)["ingress_replicas"] >= 2
+    assert graph_args(service)["ingress_max_replicas_per_node"] == 1
     budget = next(each for each in of_kind(manifests, "PodDisruptionBudget") if "workers" in each["metadata"]["name"])
     assert budget["spec"]["minAvailable"] == worker["minReplicas"] - 1
     assert type(budget["spec"]["minAvailable"]) is int
