@@ -29,7 +29,7 @@ from serve_app.protocol import (
 )
 
 _BUSY = frozenset({FailureCode.QUEUE_FULL, FailureCode.MODEL_UNAVAILABLE, FailureCode.SHUTTING_DOWN})
-_PAUSE_S = 1.0
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 5.0
 _FINISHES = ("stop", "length", "tool_calls", "content_filter")
 
 
@@ -81,7 +81,7 @@ class Waiting(_Around):
             if busy is None:
                 return
             yield []
-            await asyncio.sleep(busy.retry_after_s or _PAUSE_S)
+            await asyncio.sleep(min(busy.retry_after_s or _PAUSE_S, _LONGEST_PAUSE_S))
 
 
 class Shortening(_Around):

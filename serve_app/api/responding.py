@@ -68,7 +68,8 @@ def request(call: Call, chat: Json) -> Generate | Relay:
 def begun(job: Job, tier: str) -> Json:
     """The response before anything was said. Every key that OpenAI's own always have is there."""
     wanted = job.wanted
-    text = {"format": wanted.text.format.model_dump(by_alias=True), "verbosity": wanted.text.verbosity or "medium"}
+    format_ = wanted.text.format.model_dump(by_alias=True, exclude_none=True)
+    text = {"format": format_, "verbosity": wanted.text.verbosity or "medium"}
     conversation = None if wanted.conversation is None else {"id": wanted.conversation}
     named = {name: getattr(wanted, name) for name in ("prompt_cache_key", "safety_identifier", "user")}
     return {

@@ -7,7 +7,7 @@ says that something is complete waits for ``end``, except where another item fol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -46,7 +46,7 @@ class ResponseReply(Reply[Delta]):
         self._n_events = 0
         self._output: list[Output] = []
         self._calls: dict[int, Call | Custom] = {}
-        self._open: list[Output] = []
+        self._speaking: Message | Thought | None = None
         self._finish: Finish | None = None
         self._began = False
         self._failed = False
@@ -66,7 +66,7 @@ class ResponseReply(Reply[Delta]):
     def end(self, usage: Usage) -> list[bytes]:
         reason = _CUT.get(self._finish or "stop")
         status = "incomplete" if reason else "completed"
-        events = [event for output in self._open for event in output.close(status)]
+        events = [event for output in self._unfinished() for event in output.close(status)]
         self._response |= {
             "status": status,
             "incomplete_details": {"reason": reason} if reason else None,
@@ -98,35 +98,35 @@ class ResponseReply(Reply[Delta]):
         return dict(self._response)
 
     def _cut_short(self, status: str) -> None:
-        for output in self._open:
+        for output in self._unfinished():
             for _ in output.close("incomplete"):
                 pass
-        self._open = []
         self._response |= {"status": status, "output": [output.item for output in self._output]}
 
     def _events(self, event: Delta) -> Iterator[tuple[str, Json]]:
         if event.reasoning:
-            yield from self._turn_to(Thought)
-            yield from self._open[-1].gain(event.reasoning)
+            yield from self._say(Thought, event.reasoning)
         if event.text or (event.logprobs and not event.reasoning and not event.tool_calls):
-            yield from self._turn_to(Message)
-            yield from self._open[-1].gain(event.text, [_logprob(logprob_json(token)) for token in event.logprobs])
+            logprobs = [_logprob(logprob_json(token)) for token in event.logprobs]
+            yield from self._say(Message, event.text, logprobs)
         for piece in event.tool_calls:
             yield from self._called(piece)
 
-    def _turn_to(self, kind: type[Thought] | type[Message]) -> Iterator[tuple[str, Json]]:
+    def _say(
+        self, kind: type[Thought] | type[Message], text: str, logprobs: Sequence[Json] = ()
+    ) -> Iterator[tuple[str, Json]]:
         """What is said now is of this kind: what was said before, if it is another one, is complete."""
-        if self._open and isinstance(self._open[-1], kind):
-            return
-        yield from self._complete()
-        yield from self._add(kind(self._new_id(), len(self._output)))
+        if not isinstance(self._speaking, kind):
+            yield from self._complete()
+            self._speaking = kind(self._new_id(), len(self._output))
+            yield from self._add(self._speaking)
+        yield from self._speaking.gain(text, logprobs)
 
     def _called(self, piece: ToolCallDelta) -> Iterator[tuple[str, Json]]:
         """Calls stay open to the end: nothing says that their pieces come one call after the other."""
         call = self._calls.get(piece.index)
         if call is None:
-            if self._open and not isinstance(self._open[-1], Call | Custom):
-                yield from self._complete()
+            yield from self._complete()
             kind = Custom if piece.name in self._manner.custom else Call
             id_ = self._new_id()
             call = self._calls[piece.index] = kind(id_, len(self._output), piece.id or f"call_{id_}", piece.name or "")
@@ -135,13 +135,20 @@ class ResponseReply(Reply[Delta]):
 
     def _add(self, output: Output) -> Iterator[tuple[str, Json]]:
         self._output.append(output)
-        self._open.append(output)
         yield from output.open()
 
     def _complete(self) -> Iterator[tuple[str, Json]]:
-        for output in self._open:
-            yield from output.close("completed")
-        self._open = []
+        """Nothing more is said there."""
+        speaking, self._speaking = self._speaking, None
+        if speaking is not None:
+            yield from speaking.close("completed")
+
+    def _unfinished(self) -> list[Output]:
+        """What will be gaining no more, in order; once."""
+        speaking, self._speaking = self._speaking, None
+        calls, self._calls = self._calls, {}
+        open_ones = [speaking, *calls.values()]
+        return [output for output in self._output if output in open_ones]
 
     def _tell(self, events: Iterator[tuple[str, Json]] | list[tuple[str, Json]]) -> list[bytes]:
         """The events as JSON that begins with their type; none where the answer is one object."""

@@ -226,7 +226,11 @@ async def test_a_format_is_a_constraint_and_options_reach_the_model(home: House,
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     text = {"format": {"type": "json_schema", "name": "it", "schema": schema}, "verbosity": "low"}
     body = {"input": "Hi", "text": text, "temperature": 0.5, "max_output_tokens": 20, "seed": 7}
-    answer = await ask(home, body | {"reasoning": {"effort": "low"}})
+    answer = await ask(
+        home, body | {"reasoning": {"effort": "low"}, "tools": [TOOL, {"type": "custom", "name": "run"}]}
+    )
+    typed(Response, answer.json(), extras=RESPONSE_EXTRAS)
+    conforms("Response", answer.json())
     assert answer.json()["text"]["format"]["schema"] == schema
     request = model.requests[-1]
     assert isinstance(request, Generate)
