@@ -16,11 +16,13 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.background import through
 from serve_app.api.calls import Call
 from serve_app.api.framing import framing_of
 from serve_app.api.refusals import INTERNAL, respond
 from serve_app.api.reply import Reply
 from serve_app.api.sse import ClientGone, ClientTooSlow, EventStream, client_left
+from serve_app.errors import RequestError
 from serve_app.protocol import (
     Closed,
     Delta,
@@ -65,17 +67,20 @@ class Answer(Response):
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.begin()
-        await self.run(scope, receive, send)
+        """A model of ours begins its work while the entry is written; nothing is shown before that is done."""
+        opening = asyncio.create_task(self.begin())
+        if not self._call.local:
+            await opening
+        await self.run(scope, receive, send, opening)
 
     async def begin(self) -> None:
         """Opens its entry in the ledger, which ``run`` closes; ``RequestError`` when that cannot be."""
         await self._call.context.ledger.open(self._opened)
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Once it has begun. It ends early when ``receive`` says that nobody waits for it any more."""
+    async def run(self, scope: Scope, receive: Receive, send: Send, opening: asyncio.Task[None] | None = None) -> None:
+        """Once it has begun, or while it does. Ends early when ``receive`` says that nobody waits for it any more."""
         stream = EventStream(send, asyncio.get_running_loop().time, framing_of(scope))
-        run = _Run(self._call, self._opened, self._request, self._reply, stream)
+        run = _Run(self._call, self._opened, opening, self._request, self._reply, stream)
         end, last = await run.to_its_end(receive)
         async with asyncio.timeout(self._call.context.limits.write_timeout_s):
             with suppress(ClientGone):
@@ -95,9 +100,18 @@ class Answer(Response):
 class _Run:
     """One answer under way. ``_tell`` works, ``_watch`` looks at the clock and at the client, ``_close`` tidies up."""
 
-    def __init__(self, call: Call, opened: Opened, request: Work, reply: Reply[Any], stream: EventStream) -> None:
+    def __init__(
+        self,
+        call: Call,
+        opened: Opened,
+        opening: asyncio.Task[None] | None,
+        request: Work,
+        reply: Reply[Any],
+        stream: EventStream,
+    ) -> None:
         self._call = call
         self._opened = opened
+        self._opening = opening
         self._request = request
         self._reply = reply
         self._limits = call.context.limits
@@ -110,7 +124,7 @@ class _Run:
         self._stream = stream
 
     async def to_its_end(self, receive: Receive) -> tuple[End, list[bytes]]:
-        """The end, closed in the ledger, and the JSON that goes with it."""
+        """The end, closed in the ledger, and the JSON that goes with it; ``RequestError`` when it was not opened."""
         telling = asyncio.create_task(self._tell())
         leaving = asyncio.create_task(client_left(receive))
         end: End = None
@@ -119,7 +133,7 @@ class _Run:
             if isinstance(end, Failed):
                 self._last = self._reply.fail(end)
         finally:
-            kept = await _through(asyncio.create_task(self._close(end, telling, leaving)))
+            kept = await through(asyncio.create_task(self._close(end, telling, leaving)))
         if isinstance(end, Done) and self._opened.turn is not None and not kept:
             return _NOT_KEPT, self._reply.fail(_NOT_KEPT)
         return end, self._last
@@ -131,17 +145,28 @@ class _Run:
         try:
             async with aclosing(self._call.target.backend.generate(self._request)) as events:
                 async for batch in events:
+                    if batch:
+                        await self._opened_by_now()
                     end = await self._pass_on(batch)
                     if end is not None:
                         return end
                     self._heard_s = self._clock()
         except ClientGone:
             return None
+        except RequestError:
+            raise  # The ledger refused the entry.
         except Exception:
             log.exception("request %s: the backend raised", self._opened.request_id)
             return INTERNAL
         log.error("request %s: the backend stopped without an end", self._opened.request_id)
         return _NO_END
+
+    async def _opened_by_now(self) -> None:
+        """Waits for the ledger; raises what it refuses with. A cancelled caller does not cancel the writing."""
+        if self._opening is not None:
+            if not self._opening.done():
+                await asyncio.wait({self._opening})
+            self._opening.result()
 
     async def _pass_on(self, batch: list[Event]) -> End:
         chunks: list[bytes] = []
@@ -231,8 +256,16 @@ class _Run:
             task.cancel()
         if end is None:
             self._stream.abandon()
-        stored, _ = await asyncio.gather(self._call.context.ledger.close(self._closed(end)), _settled(tasks))
+        stored, _ = await asyncio.gather(self._close_entry(end), _settled(tasks))
         return stored
+
+    async def _close_entry(self, end: End) -> bool:
+        """What was never opened is not closed."""
+        try:
+            await self._opened_by_now()
+        except RequestError:
+            return False
+        return await self._call.context.ledger.close(self._closed(end))
 
     def _closed(self, end: End) -> Closed:
         usage = end.usage if end is not None and end.usage != Usage() else self._so_far()
@@ -265,16 +298,3 @@ class _Run:
 async def _settled(tasks: list[asyncio.Task[Any]]) -> None:
     if tasks:
         await asyncio.wait(tasks, timeout=_GRACE_S)
-
-
-async def _through(task: asyncio.Task[bool]) -> bool:
-    """The task's result, whoever cancels the waiting for it, and how often; the cancellation then goes on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return task.result()

@@ -50,3 +50,16 @@ async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
 def _report(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("background work %s failed", task.get_name(), exc_info=error)
+
+
+async def through(task: asyncio.Task[bool]) -> bool:
+    """The task's result, whoever cancels the waiting for it, and how often; the cancellation then goes on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

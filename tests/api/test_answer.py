@@ -83,16 +83,21 @@ async def test_a_stored_answer_that_cannot_be_stored_ends_in_an_error() -> None:
             assert (await memory.closed()).status == "completed"
 
 
-async def test_a_refused_opening_starts_nothing() -> None:
-    backend = FakeBackend(*SCRIPT)
+@pytest.mark.parametrize("model", ["llama", "gpt-4o"])
+@pytest.mark.parametrize("script", [SCRIPT, [[STARTED], asyncio.Event()]], ids=["answers", "hangs"])
+async def test_a_refused_opening_shows_nothing_stops_the_model_and_never_asks_an_upstream(
+    script: list[Step], model: str
+) -> None:
+    backend = FakeBackend(*script)
     context, memory = house(backend)
     memory.down = True
-    async with asking(context, stream=True, store=True) as (client, task):
+    async with asking(context, stream=True, store=True, model=model) as (client, task):
         await ended(task)
         memory.down = False
     assert client.status == 503
     assert client.error["code"] == "storage_unavailable"
-    assert backend.requests == []
+    assert backend.running == 0
+    assert len(backend.requests) == (model == "llama")
 
 
 @pytest.mark.parametrize("stream", [True, False])
