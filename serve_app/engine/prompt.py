@@ -79,13 +79,14 @@ class Prompter:
             ) from error
 
     async def _text(self, text: Text) -> Tokens:
-        if not isinstance(text.prompt, str):
-            return self._checked(text.prompt)
         self._refuse_hopeless(len(text.prompt) + len(text.suffix or ""), "prompt")
-        tokens = await self._tokenize([Segment(text.prompt, special=False)])
+        if not isinstance(text.prompt, str):
+            tokens = self._checked(text.prompt)
+        else:
+            tokens = await self._tokenize([Segment(text.prompt, special=False)])
         if text.suffix is not None:
             return await self._infill(tokens, text.suffix)
-        return self._with_bos(tokens)
+        return self._with_bos(tokens) if isinstance(text.prompt, str) else tokens
 
     def _checked(self, tokens: Tokens) -> Tokens:
         if not tokens or min(tokens) < 0 or max(tokens) >= self._llama.n_vocab:

@@ -211,6 +211,7 @@ def test_switched_off_extras_are_harmless() -> None:
         ({"best_of": 2, "n": 3}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"best_of": 2, "echo": True}, "best_of"),
+        ({"suffix": "b", "echo": True}, "echo"),
     ],
 )
 def test_a_completion_refusal_names_the_parameter(more: Json, param: str) -> None:

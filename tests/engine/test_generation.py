@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.engine.backend import LocalBackend
+from serve_app.engine.llama import Llama
 from serve_app.engine.loading import LocalModelOptions, load
 from serve_app.protocol import Chat, Failed, FailureCode, Relay, Text
 from tests.engine.asking import ask, chat, request
@@ -156,6 +157,21 @@ async def test_echo_without_scores_is_the_prompt_and_the_answer(backend: LocalBa
     alone = (await ask(backend, request(prompt, n=3))).text()
     answer = await ask(backend, request(prompt, n=3, echo=True, choices=2))
     assert answer.text(0) == answer.text(1) == prompt + alone
+
+
+@pytest.mark.parametrize("as_tokens", [False, True])
+async def test_a_suffix_stands_between_the_marks_the_model_was_trained_with(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, as_tokens: bool
+) -> None:
+    monkeypatch.setattr(Llama, "infill", property(lambda _: (3, 4, 5)))
+    before, after = "def add(a, b):\n", "    return c"
+    llama = backend._prompter._llama
+    prompt = tuple(llama.tokenize(before, special=False)) if as_tokens else before
+    answer = await ask(backend, request(Text(prompt, suffix=after), n=0, echo=True, logprobs=0))
+    parts = b"".join(entry.data or b"|" for entry in answer.logprobs()).decode()
+    assert parts == f"|{before}|{after}|"
+    filled = await ask(backend, request(Text(prompt, suffix=after), n=4))
+    assert filled.usage.prompt_tokens == len(answer.logprobs())
 
 
 async def test_a_suffix_or_a_relay_is_refused_in_words(backend: LocalBackend) -> None:

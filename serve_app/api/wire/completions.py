@@ -63,6 +63,8 @@ class CompletionRequest(Sampled):
     def _parameters_agree(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
             raise wrong("must be at least 1 without 'echo'", "integer_below_min_value", at="max_tokens")
+        if self.suffix is not None and self.echo:
+            raise wrong("cannot be combined with 'suffix'", at="echo")
         if self.min_tokens > self.max_tokens:
             raise wrong("must not be above 'max_tokens'", at="min_tokens")
         if len(self.prompts) * self.candidates > _MAX_ANSWERS:
