@@ -17,6 +17,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from config.settings import ModelSettings, Settings, UpstreamSettings, load, secret_names
+from deployments.affinity import AffinityRouter
 from deployments.conversation_store import ConversationStore
 from deployments.ingress import Ingress, IngressOptions
 from deployments.local_model import LocalModel
@@ -132,7 +133,11 @@ def _local(
         max_ongoing_requests=2 * model.slots + model.queue,
         max_queued_requests=2 * (model.slots + model.queue),
         backpressure_config=_BACKPRESSURE,
-        request_router_config=RequestRouterConfig(max_backoff_s=0.1),
+        request_router_config=RequestRouterConfig(
+            request_router_class=AffinityRouter,
+            request_router_kwargs={"slack": max(1, model.slots // 2)},
+            max_backoff_s=0.1,
+        ),
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=LONGEST_STREAM_S,

@@ -46,6 +46,7 @@ def chat(request: ChatRequest, errand: Errand) -> Generate:
         choices=request.n,
         constraint=_constraint(request),
         tier=tier(request, errand),
+        cache_key=request.prompt_cache_key,
         timeout_s=errand.timeout_s,
     )
 
@@ -63,6 +64,7 @@ def completion(request: CompletionRequest, errand: Errand) -> Generate:
         echo=request.echo,
         constraint=_structure(request.structured_outputs) if request.structured_outputs else None,
         tier=tier(request, errand),
+        cache_key=request.prompt_cache_key,
         timeout_s=errand.timeout_s,
     )
 

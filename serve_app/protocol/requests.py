@@ -77,7 +77,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """One request for a local model. Choice index = position of the prompt * ``choices`` + j."""
+    """One request for a local model. Choice index = position of the prompt * ``choices`` + j.
+
+    ``cache_key``: the client's name for what its requests have in common; those of one name best go to one replica.
+    """
 
     request_id: str
     tenant: str
@@ -88,6 +91,7 @@ class Generate:
     echo: bool = False
     constraint: Constraint | None = None
     tier: Tier = Tier.DEFAULT
+    cache_key: str | None = None
     timeout_s: float = 600.0
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.running import MODEL_FILE, Graph, answers, free_port, start, start_graph, stop_graph, wait_for
 
 CLOUD_KEY = "sk-cloud-canary-5f1c0de5"
+KEY = "sk-test-key-of-ours-0123456789"
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +57,14 @@ def graph(tmp_path_factory: pytest.TempPathFactory, model_file: Path, cloud: str
     yield started
     stop_graph(started)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Graph]:
+    """Two replicas of one model, behind a key, with no cloud."""
+    model = {"file": str(model_file), "threads": 1, "slots": 16, "replicas": {"min": 2, "max": 2}}
+    models = {"models": {"llama": model}, "aliases": {}, "upstreams": {}}
+    graph = start_graph(tmp_path_factory.mktemp("pair"), models, {"LLM_BACKEND_API_KEY": KEY})
+    graph.key = KEY
+    yield graph
+    assert stop_graph(graph) == []

@@ -6,8 +6,6 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import openai
@@ -15,22 +13,10 @@ import psutil
 import pytest
 
 from tests.crowd import Ending, crowd
-from tests.running import Graph, start_graph, stop_graph, wait_for
+from tests.graph.conftest import KEY
+from tests.running import Graph, wait_for
 
 pytestmark = pytest.mark.graph
-
-KEY = "sk-test-key-of-ours-0123456789"
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Graph]:
-    """Two replicas of one model, behind a key, with no cloud."""
-    model = {"file": str(model_file), "threads": 1, "slots": 16, "replicas": {"min": 2, "max": 2}}
-    models = {"models": {"llama": model}, "aliases": {}, "upstreams": {}}
-    graph = start_graph(tmp_path_factory.mktemp("pair"), models, {"LLM_BACKEND_API_KEY": KEY})
-    graph.key = KEY
-    yield graph
-    assert stop_graph(graph) == []
 
 
 def struck(graph: Graph, victim: str, blow: signal.Signals = signal.SIGKILL) -> list[Ending]:

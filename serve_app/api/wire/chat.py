@@ -51,7 +51,7 @@ class ChatRequest(Sampled):
     """Every parameter of OpenAI's, and the extras we accept. What is not named here or above is ignored.
 
     Without effect, by decision: ``verbosity`` and ``reasoning_effort`` beyond what the model's template makes of them,
-    ``prompt_cache_key`` and its kin (prefixes are kept per tenant anyway).
+    and how long a cache is kept (as long as there is space).
     """
 
     messages: list[AnyMessage] = Field(min_length=1)
@@ -71,7 +71,6 @@ class ChatRequest(Sampled):
     store: bool = False
     metadata: Metadata = Field(default_factory=dict)
     safety_identifier: str | None = Field(None, max_length=64)
-    prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
 
     @property

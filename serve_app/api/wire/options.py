@@ -166,6 +166,7 @@ class Sampled(Called, LlamaSampling):
     min_tokens: int = Field(0, ge=0, le=INT32_MAX)
     ignore_eos: bool = False
     structured_outputs: StructuredOutputs | None = None
+    prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
     @field_validator("n")
