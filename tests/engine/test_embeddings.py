@@ -151,3 +151,24 @@ async def test_a_decoder_embeds_by_its_last_token() -> None:
 async def test_a_model_that_names_no_pooling_is_not_served_without_one() -> None:
     with pytest.raises(ModelLoadError, match="pooling"):
         load_embedding(EmbeddingModelOptions("smol", model_path()))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        [()],
+        [(101,)] * 65,
+        [(101,) * 513],
+        [(101,) * 300, (101,) * 300],
+        [(-1,)],
+        [(30522,)],
+    ],
+    ids=["nothing", "an empty text", "too many texts", "too long", "too much", "negative", "no such token"],
+)
+async def test_what_llama_would_abort_on_never_reaches_it(
+    minilm: EmbeddingBackend, texts: list[tuple[int, ...]]
+) -> None:
+    with pytest.raises(ValueError, match="abort"):
+        minilm._embedder.embed(texts)
+    assert (await vectors(minilm, embedding("a"))).shape == (1, N_EMBD)
