@@ -59,7 +59,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory, model_file: Path, cloud: str
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterator[Graph]:
     """Two replicas of one model, behind a key, with no cloud."""
     model = {"file": str(model_file), "threads": 1, "slots": 16, "replicas": {"min": 2, "max": 2}}
