@@ -12,7 +12,7 @@ export CMAKE_ARGS ?= -DGGML_NATIVE=on
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint format types layers sizes unit graph lock image bench clean
+.PHONY: help install tools run test lint format types layers sizes unit graph lock image test-containers bench clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ graph: $(VENV)/.dev ## tests on real Ray
 image: ## the container image llm-backend:VERSION (ACCELERATOR=cuda: llm-backend-cuda:VERSION)
 	@$(DOCKER) build --build-arg ACCELERATOR=$(ACCELERATOR) --build-arg VERSION=$(VERSION) \
 	    --build-arg REVISION=$$(git rev-parse HEAD) $(DOCKER_BUILD_FLAGS) -t $(IMAGE) .
+
+test-containers: $(VENV)/.dev ## the image, and a cluster of its containers (needs Docker; minutes)
+	@$(BIN)/llm-backend models pull
+	@$(BIN)/python -m pytest -q --durations=10 tests/containers
 
 bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 	@$(BIN)/llm-backend models pull

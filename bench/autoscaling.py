@@ -266,16 +266,10 @@ def report(stages: list[Stage], seconds: float) -> Table:
     table = Table("users", "replicas", "nodes", "settled after s", first, "p95, all", "tok/s a stream", "refused")
     for stage in stages:
         end = seconds / 2
-        table.add_row(
-            f"{stage.users:,}",
-            str(stage.replicas),
-            str(stage.nodes),
-            f"{stage.settled_s():.0f}",
-            f"{stage.first_s(0.5, end):.2f} / {stage.first_s(0.95, end):.2f}",
-            f"{stage.first_s(0.95):.1f}",
-            f"{np.median(stage.speeds):.1f}",
-            f"{stage.refused / (len(stage.firsts) + stage.refused):.1%}",
-        )
+        scale = [f"{stage.users:,}", str(stage.replicas), str(stage.nodes), f"{stage.settled_s():.0f}"]
+        waits = [f"{stage.first_s(0.5, end):.2f} / {stage.first_s(0.95, end):.2f}", f"{stage.first_s(0.95):.1f}"]
+        refused = stage.refused / (len(stage.firsts) + stage.refused)
+        table.add_row(*scale, *waits, f"{np.median(stage.speeds):.1f}", f"{refused:.1%}")
     return table
 
 
@@ -293,10 +287,9 @@ def main() -> None:
     parser.add_argument("--arrive", type=float, default=Behaviour().arrive_s, help="seconds within which users come")
     told = parser.parse_args()
     place = Place(told.replicas_per_node, told.nodes, told.node_start)
-    limits = limits_of(told.model, told.max_replicas)
     seconds = 60 * told.minutes
     behaviour = Behaviour(told.think, told.tokens, told.arrive)
-    simulation = Simulation(measured(), limits, place, behaviour, max(told.users))
+    simulation = Simulation(measured(), limits_of(told.model, told.max_replicas), place, behaviour, max(told.users))
     stages = [simulation.run(users, seconds) for users in told.users]
     console = Console(width=150)
     console.print(place, behaviour)
