@@ -14,7 +14,7 @@ FROM ${CUDA_IMAGE} AS cuda
 FROM ${BASE_IMAGE} AS toolchain-cpu
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ccache g++ make \
+ && apt-get install -y --no-install-recommends g++ make \
  && rm -rf /var/lib/apt/lists/*
 # Not for the machine that builds, but for the ones that run.
 ENV CMAKE_ARGS="-DGGML_NATIVE=off"
@@ -36,11 +36,10 @@ ARG LLAMA_CMAKE_ARGS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY requirements-build.lock requirements.lock ./
-# llama.cpp's build takes ccache where there is one: an interrupted or repeated build goes on where it was.
 # Every file that pip takes, also those that compile llama.cpp, has its hash in a lock file; only llama.cpp is compiled.
 RUN python3 -m venv tools \
  && tools/bin/pip install --require-hashes --only-binary :all: -r requirements-build.lock
-RUN --mount=type=cache,target=/root/.cache/ccache . tools/bin/activate \
+RUN . tools/bin/activate \
  && CMAKE_ARGS="$CMAKE_ARGS $LLAMA_CMAKE_ARGS" pip wheel --wheel-dir wheels --require-hashes --no-build-isolation \
     --only-binary :all: --no-binary llama-cpp-python -r requirements.lock
 RUN python3 -m venv /opt/venv \
