@@ -191,7 +191,7 @@ def test_a_drained_worker_cuts_no_stream(cluster: Cluster) -> None:
     assert [(ending.finish, ending.error) for ending in endings] == [("length", None)] * 8
     with cluster.client(staying) as client:
         ask(client)
-    drained = "grep -il drain /tmp/ray/session_latest/logs/raylet.*"
+    drained = "grep -l 'Drain raylet RPC has received' /tmp/ray/session_latest/logs/raylet.*"
     assert leaving.shell(drained), "it was told to drain, and lives on for as long as it may take"
     leaving.kill()
     cluster.workers = [staying, cluster.operator.start_worker(GROUP)]
