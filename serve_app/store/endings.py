@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, and_, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Update, and_, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve_app.protocol import Json
-from serve_app.store.chains import add_messages, collect
+from serve_app.store.chains import add_messages, chunks, collect
 from serve_app.store.rows import KeptResponse, Key, decode, encode, items, tip_of
-from serve_app.store.schema import RESPONSE_OPEN, conversations, messages, responses, writers
+from serve_app.store.schema import RESPONSE_OPEN, conversations, responses, writers
+from serve_app.store.statements import statements
 
 _MOST_ATTEMPTS = 3
 _APPENDED = ("completed", "incomplete")
@@ -27,8 +28,17 @@ def at(key: Key) -> ColumnElement[bool]:
 
 
 async def record(connection: AsyncConnection, entries: Mapping[Key, KeptResponse]) -> frozenset[str]:
-    """Writes the entries, in order. The ids of those that were refused."""
-    return frozenset([entry.opened.entry_id for entry in entries.values() if not await _record(connection, entry)])
+    """Writes the entries. The ids of those that were refused.
+
+    Those of conversations go one by one, in order, since one may end what the next has been waiting for.
+    """
+    alone = [entry for entry in entries.values() if entry.turn.conversation is not None]
+    together = [entry for entry in entries.values() if entry.turn.conversation is None]
+    refused: set[str] = set()
+    for group in (together, *([entry] for entry in alone)):
+        if group:
+            refused.update(await _record(connection, group))
+    return frozenset(refused)
 
 
 async def append(connection: AsyncConnection, key: Key, added: Sequence[Json]) -> bool:
@@ -90,45 +100,63 @@ def ended(key: Key, response: Json | bytes, tip: bytes | None) -> Update:
     return update(responses).where(at(key)).values(values)
 
 
-async def _record(connection: AsyncConnection, entry: KeptResponse) -> bool:
-    query = select(responses.c.status, responses.c.writer).where(at(entry.key))
-    known = (await connection.execute(query)).first()
-    if known is None and not entry.abandoned and not await _may_begin(connection, entry):
+async def _record(connection: AsyncConnection, entries: Sequence[KeptResponse]) -> list[str]:
+    """As few statements for many entries as for one."""
+    to_do = statements(connection.dialect.name)
+    known = await _standing(connection, entries)
+    new = [entry for entry in entries if entry.key not in known]
+    refused = await _not_to_begin(connection, [entry for entry in new if not entry.abandoned])
+    begun = [entry for entry in new if entry.opened.entry_id not in refused]
+    await add_messages(connection, [row for entry in begun if not entry.abandoned for row in entry.given])
+    if begun:
+        await connection.execute(to_do.add_responses, [entry.row for entry in begun])
+    mine = [entry for entry in entries if known.get(entry.key) == ("open", entry.opened.writer)]
+    await _end(connection, [entry for entry in (*begun, *mine) if entry.closed is not None])
+    return refused
+
+
+async def _standing(connection: AsyncConnection, entries: Sequence[KeptResponse]) -> dict[Key, tuple[str, str]]:
+    """Status and writer of those that are there."""
+    known: dict[Key, tuple[str, str]] = {}
+    query = statements(connection.dialect.name).response_standings
+    for chunk in chunks([entry.turn.response_id for entry in entries]):
+        for row in await connection.execute(query, {"ids": chunk}):
+            known[row.response_id, row.tenant] = (row.status, row.writer)
+    return known
+
+
+async def _not_to_begin(connection: AsyncConnection, entries: Sequence[KeptResponse]) -> list[str]:
+    """Those whose history is gone, and those in whose conversation another one is open."""
+    there: set[bytes] = set()
+    query = statements(connection.dialect.name).messages_there
+    for chunk in chunks([entry.turn.base for entry in entries if entry.turn.base is not None]):
+        there.update([row.hash for row in await connection.execute(query, {"hashes": chunk})])
+    gone = [entry for entry in entries if entry.turn.base is not None and entry.turn.base not in there]
+    locked = [entry for entry in entries if await _is_locked(connection, entry)]
+    return [entry.opened.entry_id for entry in (*gone, *locked)]
+
+
+async def _is_locked(connection: AsyncConnection, entry: KeptResponse) -> bool:
+    if entry.turn.conversation is None:
         return False
-    if known is None:
-        await add_messages(connection, [] if entry.abandoned else entry.given)
-        await connection.execute(insert(responses), entry.row)
-    elif (known.status, known.writer) != ("open", entry.opened.writer):
-        return True
-    if entry.closed is not None:
-        await _end(connection, entry)
-    return True
-
-
-async def _may_begin(connection: AsyncConnection, entry: KeptResponse) -> bool:
-    """Whether the history it goes on from is still there, and nobody else answers in its conversation."""
-    base, conversation = entry.turn.base, entry.turn.conversation
-    if base is not None:
-        query = select(messages.c.hash).where(messages.c.hash == base)
-        if (await connection.execute(query)).first() is None:
-            return False
-    if conversation is None:
-        return True
-    mine = (responses.c.tenant == entry.opened.tenant, responses.c.conversation == conversation)
+    mine = (responses.c.tenant == entry.opened.tenant, responses.c.conversation == entry.turn.conversation)
     holder = select(responses.c.response_id).where(*mine, responses.c.status == RESPONSE_OPEN)
-    return (await connection.execute(holder.limit(1))).first() is None
+    return (await connection.execute(holder.limit(1))).first() is not None
 
 
-async def _end(connection: AsyncConnection, entry: KeptResponse) -> None:
-    completion = entry.closed.completion if entry.closed else None
-    if completion is None:
-        await delete_response(connection, entry.key)
-        return
-    await add_messages(connection, entry.output)
-    await connection.execute(ended(entry.key, entry.response, entry.tip))
-    if entry.turn.conversation and completion["status"] in _APPENDED:
-        key = (entry.turn.conversation, entry.opened.tenant)
-        await append(connection, key, [*entry.turn.added, *entry.turn.items, *entry.said])
+async def _end(connection: AsyncConnection, entries: Sequence[KeptResponse]) -> None:
+    for entry in entries:
+        if entry.abandoned:
+            await delete_response(connection, entry.key)
+    whole = [entry for entry in entries if not entry.abandoned]
+    await add_messages(connection, [row for entry in whole for row in entry.output])
+    if whole:
+        ending = [{f"its_{name}": value for name, value in entry.ending.items()} for entry in whole]
+        await connection.execute(statements(connection.dialect.name).end_response, ending)
+    for entry in whole:
+        if entry.turn.conversation and entry.status in _APPENDED:
+            key = (entry.turn.conversation, entry.opened.tenant)
+            await append(connection, key, [*entry.turn.added, *entry.turn.items, *entry.said])
 
 
 def _orphaned(silent_since_s: float) -> ColumnElement[bool]:

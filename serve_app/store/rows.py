@@ -91,6 +91,7 @@ class KeptResponse:
         self.key: Key = (turn.response_id, self.opened.tenant)
         self.given = items(self.opened.tenant, turn.items, turn.base)
         self.given_tip = tip_of(self.given, turn.base)
+        self.status: str | None = completion["status"] if completion else None
         self.said: list[Json] = completion["output"] if completion else []
         self.output = items(self.opened.tenant, self.said, self.given_tip)
         self.tip = tip_of(self.output, self.given_tip)
@@ -101,6 +102,12 @@ class KeptResponse:
     def abandoned(self) -> bool:
         """It ended, and there is nothing to keep of it."""
         return self.closed is not None and self.closed.completion is None
+
+    @property
+    def ending(self) -> Row:
+        """What ending it changes, and of which it is."""
+        response_id, tenant = self.key
+        return {"response_id": response_id, "tenant": tenant, "response": self.response, "tip": self.tip}
 
     @property
     def row(self) -> Row:

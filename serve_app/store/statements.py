@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Executable, Insert, Select, Update, bindparam, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from serve_app.store.schema import OPEN, labels, messages, turns, usage, writers
+from serve_app.store.schema import OPEN, labels, messages, responses, turns, usage, writers
 
 CLOSING = ("status", "metadata", "completion")
 """What closing a turn changes."""
@@ -17,8 +17,9 @@ CLOSING = ("status", "metadata", "completion")
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """``turn_statuses`` takes ``ids``; ``close_turn`` takes the key and ``CLOSING``, each with ``its_`` before the
-    name; the others take rows."""
+    """``turn_statuses`` and ``response_standings`` take ``ids``, ``messages_there`` takes ``hashes``; ``close_turn``
+    takes the key and ``CLOSING``, ``end_response`` the key and what ends it, each with ``its_`` before the name; the
+    others take rows."""
 
     turn_statuses: Select[tuple[str, str, str]]
     add_messages: Executable
@@ -28,6 +29,10 @@ class Statements:
     open_usage: Executable
     close_usage: Executable
     hear_writer: Executable
+    response_standings: Select[tuple[str, str, str, str]]
+    messages_there: Select[tuple[bytes]]
+    add_responses: Insert
+    end_response: Update
 
 
 @cache
@@ -39,6 +44,7 @@ def statements(dialect: str) -> Statements:
     still_open = or_(*(usage.c.status == status for status in OPEN))
     seen = {"seen_s": add_writer.excluded.seen_s}
     ids: BindParameter[list[str]] = bindparam("ids", expanding=True)
+    hashes: BindParameter[list[bytes]] = bindparam("hashes", expanding=True)
     return Statements(
         turn_statuses=select(turns.c.completion_id, turns.c.tenant, turns.c.status).where(
             turns.c.completion_id.in_(ids)
@@ -49,6 +55,12 @@ def statements(dialect: str) -> Statements:
         add_labels=insert(labels),
         open_usage=add_usage.on_conflict_do_nothing(),
         close_usage=add_usage.on_conflict_do_update(index_elements=["entry_id"], set_=values, where=still_open),
+        response_standings=select(
+            responses.c.response_id, responses.c.tenant, responses.c.status, responses.c.writer
+        ).where(responses.c.response_id.in_(ids)),
+        messages_there=select(messages.c.hash).where(messages.c.hash.in_(hashes)),
+        add_responses=insert(responses),
+        end_response=_end_response(),
         hear_writer=add_writer.on_conflict_do_update(index_elements=["writer"], set_=seen),
     )
 
@@ -56,3 +68,14 @@ def statements(dialect: str) -> Statements:
 def _close_turn() -> Update:
     key = turns.c.completion_id == bindparam("its_completion_id"), turns.c.tenant == bindparam("its_tenant")
     return update(turns).where(*key).values({name: bindparam(f"its_{name}") for name in CLOSING})
+
+
+def _end_response() -> Update:
+    key = responses.c.response_id == bindparam("its_response_id"), responses.c.tenant == bindparam("its_tenant")
+    ended: dict[str, Any] = {
+        "status": "ended",
+        "request": None,
+        "response": bindparam("its_response"),
+        "tip": bindparam("its_tip"),
+    }
+    return update(responses).where(*key).values(ended)
