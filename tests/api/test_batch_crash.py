@@ -22,7 +22,7 @@ def server(folder: Path) -> Iterator[tuple[openai.OpenAI, Process]]:
     process = start([sys.executable, "-m", "tests.batch_server", str(port), str(folder)], {})
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 30, process.text)
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=2), process
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=5), process
     finally:
         process.popen.kill()
         process.popen.wait(10)
