@@ -115,6 +115,7 @@ class UpstreamSettings(_Strict):
     api_key_env: str | None = None
     models: tuple[str, ...] | None = None
     caller_key: bool = False
+    shared_account: bool | None = None
     api_key: SecretStr | None = Field(None, exclude=True)
 
     @property

@@ -85,6 +85,7 @@ def compose(args: GraphArgs, settings: Settings, *, hidden: Collection[str]) -> 
         behind_haproxy=settings.behind_haproxy,
         aliases={name: Alias(each.model, each.only_without_upstream) for name, each in catalogue.aliases.items()},
         caller_key=frozenset(name for name, upstream in settings.upstreams.items() if upstream.caller_key),
+        private_accounts=frozenset(name for name, each in settings.upstreams.items() if not _shared(each, settings)),
         spool_folder=str(settings.data_dir / "spool"),
         files_folder=str(settings.data_dir / "files"),
         log_level=settings.log_level,
@@ -208,6 +209,11 @@ def _store(args: GraphArgs, settings: Settings, quiet: dict[str, str]) -> Applic
         settings.database_url.get_secret_value(), settings.log_level
     )
     return application
+
+
+def _shared(upstream: UpstreamSettings, settings: Settings) -> bool:
+    """Whether all callers may use the objects in the upstream's account: only one of them, unless the operator says."""
+    return len(settings.api_keys) <= 1 if upstream.shared_account is None else upstream.shared_account
 
 
 def _environment(variables: dict[str, str]) -> dict[str, Any]:

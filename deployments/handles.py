@@ -1,23 +1,30 @@
-"""Ray handles as the application's own protocols: a Backend and a Store that live in another process.
+"""Ray handles as the application's own protocols: a Backend, an Upstream and a Store that live in another process.
 
 Ray's exceptions end here. What a caller sees is a ``Failed`` event or a ``StoreError``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
+import ray
+from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.protocol import Event, Failed, FailureCode, ModelCard, Store, StoreError, Work
+from serve_app.protocol import Event, Failed, FailureCode, ModelCard, RawEvent, RawRequest, Store, StoreError, Work
 
 _log = logging.getLogger("ray.serve")
+
+_IN_MESSAGE = 1024 * 1024
+_PIECE = 4 * 1024 * 1024
+"""Bytes of a raw request's body: what goes along in the message, and from there on the pieces it is spooled in."""
 
 LEDGER = "ledger"
 """The room of the store itself."""
@@ -69,6 +76,49 @@ class RemoteBackend:
             return tuple(await self._handle.models.remote())
         except (RayError, RayServeException):
             return ()
+
+
+class RemoteUpstream(RemoteBackend):
+    """An upstream's deployment. A raw request's body crosses whole: in the message, or spooled in Ray's object store.
+
+    The store keeps what is too much for memory on disk, and another node finds it there.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        super().__init__(handle)
+        # References travel in Ray's own calls only: a message of Serve's gRPC would hold what they name for ever.
+        self._spooled_stream = handle.options(stream=True, _by_reference=True)
+
+    async def forward(self, request: RawRequest, body: AsyncIterable[bytes]) -> AsyncGenerator[list[RawEvent], None]:
+        pieces = [piece async for piece in _spooled(body)]
+        spooled = any(isinstance(piece, ObjectRef) for piece in pieces)
+        stream = (self._spooled_stream if spooled else self._stream).forward.remote(request, pieces)
+        try:
+            async for events in stream:
+                yield events
+        except BackPressureError:
+            yield [_FULL]
+        except DeploymentUnavailableError:
+            yield [_GONE]
+        except (RayError, RayServeException) as error:
+            _log.warning("request %s: replica lost (%s)", request.request_id, type(error).__name__)
+            yield [_LOST]
+        finally:
+            stream.cancel()
+
+
+async def _spooled(body: AsyncIterable[bytes]) -> AsyncIterator[bytes | ObjectRef]:
+    """A small body as bytes; a large one as references to pieces of it."""
+    held = bytearray()
+    limit = _IN_MESSAGE
+    async for piece in body:
+        held += piece
+        if len(held) > limit:
+            limit = _PIECE
+            yield await asyncio.to_thread(ray.put, bytes(held))
+            held.clear()
+    if held:
+        yield bytes(held)
 
 
 class RemoteRoom:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.handles import RemoteBackend, remote_store
+from deployments.handles import RemoteBackend, RemoteUpstream, remote_store
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
 from serve_app.api.blobs import Blobs
@@ -34,6 +34,7 @@ class IngressOptions:
     behind_haproxy: bool = False
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     caller_key: frozenset[str] = frozenset()
+    private_accounts: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
     spool_folder: str = ""
     files_folder: str = "files"
@@ -55,7 +56,11 @@ class Ingress:
         self._options = options
         self._local = {name: RemoteBackend(handle) for name, handle in local.items()}
         self._upstreams = {
-            name: UpstreamRoute(RemoteBackend(handle), caller_key=name in options.caller_key)
+            name: UpstreamRoute(
+                RemoteUpstream(handle),
+                caller_key=name in options.caller_key,
+                shared_account=name not in options.private_accounts,
+            )
             for name, handle in upstreams.items()
         }
         self._store = remote_store(store)

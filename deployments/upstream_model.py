@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from serve_app.protocol import Event, ModelCard, Work
+from ray import ObjectRef
+
+from serve_app.protocol import Event, ModelCard, RawEvent, RawRequest, Work
 
 
 class UpstreamModel:
@@ -31,8 +33,21 @@ class UpstreamModel:
             async for batch in events:
                 yield batch
 
+    async def forward(
+        self, request: RawRequest, pieces: list[bytes | ObjectRef]
+    ) -> AsyncGenerator[list[RawEvent], None]:
+        async with aclosing(self._upstream.forward(request, _joined(pieces))) as events:
+            async for batch in events:
+                yield batch
+
     async def models(self) -> tuple[ModelCard, ...]:
         return await self._upstream.models()
 
     async def __del__(self) -> None:
         await self._upstream.close()
+
+
+async def _joined(pieces: list[bytes | ObjectRef]) -> AsyncIterator[bytes]:
+    """The body, one piece in memory at a time."""
+    for piece in pieces:
+        yield piece if isinstance(piece, bytes) else await piece

@@ -32,6 +32,7 @@ MEANINGS: dict[FailureCode, Meaning] = {
     FailureCode.REMOTE_WITHOUT_KEY: Meaning(403, _CLIENT, "api_key_not_configured"),
     FailureCode.MODEL_NOT_FOUND: Meaning(404, _CLIENT, "model_not_found"),
     FailureCode.NOT_FOUND: Meaning(404, _CLIENT, "not_found"),
+    FailureCode.UNSUPPORTED_ENDPOINT: Meaning(501, _CLIENT, "unsupported_endpoint"),
     FailureCode.METHOD_NOT_ALLOWED: Meaning(405, _CLIENT, "method_not_allowed"),
     FailureCode.REQUEST_TIMEOUT: Meaning(408, _CLIENT, "request_timeout", retry=True),
     FailureCode.CONFLICT: Meaning(409, _CLIENT, "conflict", retry=True, retry_after_s=1),

@@ -35,6 +35,8 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
+    query: str = ""
 
 
 def event(chunk: Any) -> bytes:
@@ -168,7 +170,8 @@ class UpstreamServer:
             if not message.get("more_body"):
                 break
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-        self.asked.append(Asked(scope["path"], headers, bytes(body)))
+        query = scope["query_string"].decode()
+        self.asked.append(Asked(scope["path"], headers, bytes(body), scope["method"], query))
         reply = self.script.popleft() if self.script else _golden(scope["path"], bytes(body))
         leaving = asyncio.create_task(self._watch(receive))
         try:

@@ -16,7 +16,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.api.background import through
+from serve_app.api.background import settled, through
 from serve_app.api.calls import Call
 from serve_app.api.framing import framing_of
 from serve_app.api.refusals import INTERNAL, respond
@@ -40,9 +40,6 @@ from serve_app.protocol import (
 )
 
 log = logging.getLogger(__name__)
-
-_GRACE_S = 1.0
-"""How long a cancelled backend is waited for; it goes on being cancelled after that, only nobody waits."""
 
 _NO_END = Failed(FailureCode.ENGINE_LOST, "The model stopped before its answer was complete.")
 _SILENT = Failed(FailureCode.TIMEOUT, "The model did not answer in time.")
@@ -256,7 +253,7 @@ class _Run:
             task.cancel()
         if end is None:
             self._stream.abandon()
-        stored, _ = await asyncio.gather(self._close_entry(end), _settled(tasks))
+        stored, _ = await asyncio.gather(self._close_entry(end), settled(tasks))
         return stored
 
     async def _close_entry(self, end: End) -> bool:
@@ -293,8 +290,3 @@ class _Run:
 
     def _so_far(self) -> Usage:
         return Usage(self._prompt.prompt_tokens, self._tokens, self._prompt.cached_tokens)
-
-
-async def _settled(tasks: list[asyncio.Task[Any]]) -> None:
-    if tasks:
-        await asyncio.wait(tasks, timeout=_GRACE_S)

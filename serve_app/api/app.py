@@ -20,8 +20,10 @@ from serve_app.api import (
     health,
     lexicon,
     models,
+    passthrough,
     refusals,
     responses,
+    retired,
     stored,
 )
 from serve_app.api.batch.runner import BatchRunner
@@ -71,5 +73,6 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
     ):
         # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).
         app.router.routes.extend(room.router.routes)
+    app.router.routes.extend([*retired.routes(), *passthrough.routes()])
     refusals.install(app)
     return Gate(app, context, own_request_id=own_request_id)

@@ -10,6 +10,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+_GRACE_S = 1.0
+"""How long a cancelled backend is waited for; it goes on being cancelled after that, only nobody waits."""
 _ENDING_S = 3.0
 """How long work that was cancelled is waited for, and then what it leaves to be written."""
 
@@ -63,3 +65,9 @@ async def through(task: asyncio.Task[bool]) -> bool:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+async def settled(tasks: list[asyncio.Task[Any]]) -> None:
+    """Waits for cancelled tasks, a moment."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=_GRACE_S)

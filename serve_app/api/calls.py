@@ -78,12 +78,12 @@ async def receive(request: Request) -> Call:
         request_id=request_id_of(request),
         id=context.new_id(),
         started_s=context.clock(),
-        caller_key=_caller_key(request, tenant) if target.caller_key else None,
+        caller_key=caller_key(request, tenant) if target.caller_key else None,
         tier=tier_of(request),
     )
 
 
-def _caller_key(request: Request, tenant: str) -> str | None:
+def caller_key(request: Request, tenant: str) -> str | None:
     """The bearer token, unless it is the key that opens *this* door: that one must never travel on."""
     scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
     token = token.strip()

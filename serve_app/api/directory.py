@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.errors import RequestError
-from serve_app.protocol import Backend, FailureCode, ModelCard
+from serve_app.protocol import Backend, FailureCode, ModelCard, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,14 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRoute:
-    """``caller_key``: requests to it may carry the caller's own key."""
+    """``caller_key``: requests to it may carry the caller's own key.
 
-    backend: Backend
+    ``shared_account``: whoever may call may also use the objects in the upstream's account, which has one key for all.
+    """
+
+    backend: Upstream
     caller_key: bool = False
+    shared_account: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,24 @@ class Directory:
         name = model if model in self._local else self._aliases.get(model)
         if name is not None:
             return Target(model, name, self._local[name], "local")
-        return await self._upstream(model)
+        _, route = await self._route(model)
+        return Target(model, model, route.backend, "upstream", route.caller_key)
+
+    async def forwarder(self, model: str | None, named: str | None = None) -> tuple[str, UpstreamRoute]:
+        """The upstream, and its name, for what none of us answers: the one that was named, else the model's, else the
+        first; raises ``RequestError`` when there is none.
+        """
+        if not self._upstreams:
+            raise _not_served("Nothing here answers this address: that takes an upstream, and none is configured.")
+        if named is not None:
+            if named not in self._upstreams:
+                raise RequestError(FailureCode.NOT_FOUND, "No upstream has the name in the header `x-upstream`.")
+            return named, self._upstreams[named]
+        if model is None:
+            return next(iter(self._upstreams.items()))
+        if model in self._local or model in self._aliases:
+            raise _not_served("This model is served here, and does not answer at this address.")
+        return await self._route(model)
 
     async def list(self) -> tuple[ModelCard, ...]:
         """Everything that can be called now: local models, their aliases, upstream models; no id twice.
@@ -97,15 +118,15 @@ class Directory:
             cards.setdefault(card.id, card)
         return tuple(cards.values())
 
-    async def _upstream(self, model: str) -> Target:
-        silent: UpstreamRoute | None = None
+    async def _route(self, model: str) -> tuple[str, UpstreamRoute]:
+        silent: tuple[str, UpstreamRoute] | None = None
         for name, route in self._upstreams.items():
             ids = await self._ids(name, model)
             if model in ids:
-                return _by_upstream(route, model)
-            silent = silent or (None if ids else route)
+                return name, route
+            silent = silent or (None if ids else (name, route))
         if silent is not None:
-            return _by_upstream(silent, model)
+            return silent
         raise no_such_model(model)
 
     async def _ids(self, name: str, model: str) -> frozenset[str]:
@@ -135,5 +156,5 @@ class Directory:
         return ()
 
 
-def _by_upstream(route: UpstreamRoute, model: str) -> Target:
-    return Target(model, model, route.backend, "upstream", route.caller_key)
+def _not_served(text: str) -> RequestError:
+    return RequestError(FailureCode.UNSUPPORTED_ENDPOINT, text)

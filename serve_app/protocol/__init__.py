@@ -24,6 +24,7 @@ from serve_app.protocol.events import (
     Usage,
 )
 from serve_app.protocol.files import File, FilePage, FileQuery, Files, Part, Upload
+from serve_app.protocol.forward import RawBody, RawEvent, RawHead, RawRequest, Upstream
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
@@ -75,6 +76,10 @@ __all__ = [
     "Page",
     "Part",
     "Progress",
+    "RawBody",
+    "RawEvent",
+    "RawHead",
+    "RawRequest",
     "Relay",
     "Relayed",
     "Render",
@@ -94,6 +99,7 @@ __all__ = [
     "ToolCallDelta",
     "Turn",
     "Upload",
+    "Upstream",
     "Usage",
     "Words",
     "Work",

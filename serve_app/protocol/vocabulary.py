@@ -31,6 +31,7 @@ class FailureCode(StrEnum):
     REMOTE_WITHOUT_KEY = "api_key_not_configured"
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
+    UNSUPPORTED_ENDPOINT = "unsupported_endpoint"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     REQUEST_TIMEOUT = "request_timeout"

@@ -9,6 +9,7 @@ import orjson
 
 from serve_app.protocol import Done, Event, Failed, FailureCode, Json, Relayed, Started, Usage
 from serve_app.upstream.sse import EventTooLong, SseParser
+from serve_app.upstream.usage import usage_of
 
 _LARGEST_EVENT = 1024 * 1024
 _LARGEST_BODY = 32 * 1024 * 1024
@@ -27,23 +28,6 @@ class Answer(Protocol):
     def end(self) -> list[Event]: ...
 
     def cut(self) -> list[Event]: ...
-
-
-def usage_of(value: Any) -> Usage:
-    """OpenAI's ``usage`` as far as it holds whole numbers; what is missing counts 0."""
-    if not isinstance(value, dict):
-        return Usage()
-    return Usage(
-        _count(value, "prompt_tokens"),
-        _count(value, "completion_tokens"),
-        _count(value.get("prompt_tokens_details"), "cached_tokens"),
-        _count(value.get("completion_tokens_details"), "reasoning_tokens"),
-    )
-
-
-def _count(holder: Any, key: str) -> int:
-    value = holder.get(key) if isinstance(holder, dict) else None
-    return value if type(value) is int and value >= 0 else 0
 
 
 class StreamAnswer:

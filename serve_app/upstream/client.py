@@ -7,20 +7,21 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import Any, cast
 
 import httpx2
 import openai
 
-from serve_app.protocol import Backend, Done, Event, Failed, FailureCode, ModelCard, Relay, Work
+from serve_app.protocol import Done, Event, Failed, FailureCode, ModelCard, RawEvent, RawRequest, Relay, Upstream, Work
 from serve_app.upstream.answers import Answer, StreamAnswer, WholeAnswer
 from serve_app.upstream.breaker import Breaker
 from serve_app.upstream.catalogue import Catalogue
+from serve_app.upstream.connections import fits_a_header, http_client, trust_for
 from serve_app.upstream.deadlines import Deadlines, Patience
 from serve_app.upstream.failures import BROKEN, Judge, Mishap, Rejection, reject
+from serve_app.upstream.forwarding import Forwarder
 from serve_app.upstream.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -34,22 +35,7 @@ _DRAIN_S = 0.25
 _LARGEST_LISTING = 32 * 1024 * 1024
 
 
-def _http_client(deadlines: Deadlines, max_connections: int) -> httpx2.AsyncClient:
-    """No redirects, proxies or cookies: callers share this client, and what one is sent must not reach another.
-
-    There is no read timeout: ``Patience`` decides that, and a retry must not start it anew.
-    """
-    return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(connect=deadlines.connect_s, read=None, write=30.0, pool=deadlines.pool_s),
-        limits=httpx2.Limits(max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=30.0),
-        follow_redirects=False,
-        trust_env=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        event_hooks={"response": [reject]},
-    )
-
-
-class OpenAIUpstream(Backend):
+class OpenAIUpstream(Upstream):
     """Owns its connections until ``close``; of one event loop. The only retry loop on the way to the upstream is here.
 
     ``api_key`` None: none is sent, unless a request brings one. Keys are in no log and no event. ``models`` None: the
@@ -72,7 +58,7 @@ class OpenAIUpstream(Backend):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        if api_key is not None and not _fits_a_header(api_key):
+        if api_key is not None and not fits_a_header(api_key):
             raise ValueError(f"the API key of upstream {name} holds characters that no header can carry")
         self._name = name
         self._api_key = api_key
@@ -81,13 +67,16 @@ class OpenAIUpstream(Backend):
         self._sleep = sleep
         self._jitter = jitter
         self._breaker = Breaker(clock)
+        url = base_url or _OPENAI
+        trust = trust_for(url)
         self._client = openai.AsyncOpenAI(
             api_key="",
-            base_url=base_url or _OPENAI,
+            base_url=url,
             max_retries=0,
-            http_client=_http_client(self._deadlines, max_connections),
+            http_client=http_client(self._deadlines, max_connections, trust, reject),
             _enforce_credentials=False,
         )
+        self._forwarder = Forwarder(name, api_key, url, trust, self._deadlines, self._breaker, clock)
         owner = owned_by or name
         self._fixed = None if models is None else tuple(ModelCard(model, 0, owner) for model in models)
         self._catalogue = Catalogue(name, self._list, owner, models_ttl_s, models_timeout_s, clock)
@@ -95,6 +84,10 @@ class OpenAIUpstream(Backend):
     async def close(self) -> None:
         """Close every connection; answers still under way fail as truncated."""
         await self._client.close()
+        await self._forwarder.close()
+
+    def forward(self, request: RawRequest, body: AsyncIterable[bytes]) -> AsyncGenerator[list[RawEvent], None]:
+        return self._forwarder.forward(request, body)
 
     async def models(self) -> tuple[ModelCard, ...]:
         return await self._catalogue.cards() if self._fixed is None else self._fixed
@@ -103,7 +96,8 @@ class OpenAIUpstream(Backend):
         if not isinstance(request, Relay):
             yield [Failed(FailureCode.INTERNAL, "This request cannot be passed on to an upstream.")]
             return
-        outbox, patience = Outbox(), Patience(self._deadlines, request, self._clock)
+        outbox: Outbox[Event] = Outbox()
+        patience = self._patience(request)
         work = asyncio.create_task(self._work(request, outbox))
         try:
             ended = False
@@ -120,7 +114,18 @@ class OpenAIUpstream(Backend):
             work.cancel()
             await asyncio.wait((work,))
 
-    async def _work(self, request: Relay, outbox: Outbox) -> None:
+    def _patience(self, request: Relay) -> Patience:
+        deadlines = self._deadlines
+        first_s = deadlines.first_byte_s if request.stream else deadlines.whole_s
+        return Patience(
+            self._clock,
+            first_s=first_s,
+            idle_s=deadlines.idle_s,
+            beat_s=deadlines.beat_s,
+            total_s=request.timeout_s,
+        )
+
+    async def _work(self, request: Relay, outbox: Outbox[Event]) -> None:
         """Put all the events of a request, the terminal included, whatever happens."""
         try:
             await self._converse(request, outbox)
@@ -130,7 +135,7 @@ class OpenAIUpstream(Backend):
             logger.error("a request to upstream %s failed on %s", self._name, type(exc).__name__)
             await outbox.put([Failed(FailureCode.INTERNAL, "The request could not be passed on.")])
 
-    async def _converse(self, request: Relay, outbox: Outbox) -> None:
+    async def _converse(self, request: Relay, outbox: Outbox[Event]) -> None:
         judge = self._judge(request)
         waited_s = 0.0
         for attempt in count():
@@ -149,7 +154,7 @@ class OpenAIUpstream(Backend):
         asked_s = mishap.failed.retry_after_s
         return self._jitter() * _FIRST_BACKOFF_S * 2.0**attempt if asked_s is None else asked_s
 
-    async def _attempt(self, request: Relay, outbox: Outbox, judge: Judge) -> None:
+    async def _attempt(self, request: Relay, outbox: Outbox[Event], judge: Judge) -> None:
         wait_s = self._breaker.admit()
         if wait_s:
             message = "The upstream keeps failing and is left alone for a while."
@@ -196,7 +201,7 @@ class OpenAIUpstream(Backend):
         else:
             self._breaker.failed()
 
-    async def _pass_on(self, response: httpx2.Response, answer: Answer, outbox: Outbox) -> None:
+    async def _pass_on(self, response: httpx2.Response, answer: Answer, outbox: Outbox[Event]) -> None:
         untouched = True
         async with contextlib.aclosing(response.aiter_raw()) as pieces:
             try:
@@ -240,7 +245,7 @@ class OpenAIUpstream(Backend):
         return bytes(body)
 
     def _judge(self, request: Relay) -> Judge:
-        if request.api_key is not None and not _fits_a_header(request.api_key):
+        if request.api_key is not None and not fits_a_header(request.api_key):
             raise Mishap(Failed(FailureCode.UPSTREAM_CALLER_KEY, "The API key holds characters that no key has."))
         keys = tuple(key for key in (self._api_key, request.api_key) if key)
         return Judge(self._name, request.model, request.api_key is not None, keys)
@@ -258,10 +263,6 @@ def _headers(key: str | None, accept: str) -> dict[str, str | openai.Omit]:
         "Accept": accept,
         "Accept-Encoding": "identity",
     }
-
-
-def _fits_a_header(key: str) -> bool:
-    return key.isascii() and key.isprintable() and " " not in key
 
 
 def _answer(response: httpx2.Response, request: Relay, judge: Judge) -> Answer:

@@ -53,9 +53,13 @@ class Rejection(openai.OpenAIError):
 
 
 async def reject(response: httpx2.Response) -> None:
-    """A response hook: raises ``Rejection`` with at most 64 KiB of body; the SDK would read an error to its end."""
-    if response.status_code == 200:
-        return
+    """A response hook: raises ``Rejection`` for an answer other than 200; the SDK would read an error to its end."""
+    if response.status_code != 200:
+        raise Rejection(response.status_code, response.headers, await error_body(response))
+
+
+async def error_body(response: httpx2.Response) -> bytes:
+    """As much of an error's body as comes within 2 s, at most 64 KiB."""
     body = bytearray()
     with contextlib.suppress(TimeoutError, *BROKEN):
         async with asyncio.timeout(_ERROR_BODY_WAIT_S), contextlib.aclosing(response.aiter_raw()) as pieces:
@@ -63,7 +67,7 @@ async def reject(response: httpx2.Response) -> None:
                 body += piece
                 if len(body) >= _LARGEST_ERROR_BODY:
                     break
-    raise Rejection(response.status_code, response.headers, bytes(body[:_LARGEST_ERROR_BODY]))
+    return bytes(body[:_LARGEST_ERROR_BODY])
 
 
 def retry_after_s(headers: httpx2.Headers, now: Callable[[], float] = time.time) -> float | None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
-from serve_app.protocol import Done, Event, Failed
+from serve_app.protocol import Done, Failed
+
+EventT = TypeVar("EventT")
 
 _ROOM = 16
 """Batches held before the reader waits. A batch comes from one read of at most 64 KiB, so this bounds the memory."""
 
 
-class Outbox:
+class Outbox(Generic[EventT]):
     """One writer, one reader, one event loop. Nothing after the first terminal event is kept."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: list[EventT] = []
         self._batches = 0
         self._ended = False
         self._wanted: asyncio.Future[None] | None = None
         self._has_room = asyncio.Event()
 
-    async def put(self, events: list[Event]) -> None:
+    async def put(self, events: Sequence[EventT]) -> None:
         """Hand over what was read; waits while the reader is far behind."""
         if self._ended or not events:
             return
@@ -33,7 +37,7 @@ class Outbox:
             self._has_room.clear()
             await self._has_room.wait()
 
-    async def take(self, timeout_s: float) -> list[Event]:
+    async def take(self, timeout_s: float) -> list[EventT]:
         """All that is ready, waiting for the first; empty when ``timeout_s`` passed without any."""
         if not self._events:
             self._wanted = asyncio.get_running_loop().create_future()

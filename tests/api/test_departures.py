@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from serve_app.api.answer import ClientTooSlow
 from serve_app.api.context import Context
 from serve_app.api.directory import UpstreamRoute
 from serve_app.api.limits import Limits
+from serve_app.api.sse import ClientTooSlow
 from serve_app.protocol import Delta, Usage
 from tests.api.conversation import DONE, STARTED, Books, Client, asking, chunk
 from tests.api.serving import make_context

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.running import MODEL_FILE, Graph, answers, free_port, start, start_graph, stop_graph, wait_for
+from tests.upstream_server import UpstreamServer
 
 CLOUD_KEY = "sk-cloud-canary-5f1c0de5"
 KEY = "sk-test-key-of-ours-0123456789"
+FAR_KEY = "sk-far-canary-77aa11bb"
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,21 @@ def cloud(model_file: Path) -> Iterator[str]:
     process.popen.wait(20)
 
 
+@pytest.fixture(scope="session")
+def far() -> Iterator[UpstreamServer]:
+    """A scripted server as a second upstream, with a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = UpstreamServer()
+    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+    yield server
+    asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
 def two_models_and_a_cloud(model_file: Path) -> dict[str, object]:
     """Two local models that load, one that embeds, one that cannot load, aliases, and the cloud."""
     local = {"file": str(model_file), "threads": 1, "slots": 16, "context": 2048}
@@ -50,10 +69,14 @@ def two_models_and_a_cloud(model_file: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def graph(tmp_path_factory: pytest.TempPathFactory, model_file: Path, cloud: str) -> Iterator[Graph]:
+def graph(
+    tmp_path_factory: pytest.TempPathFactory, model_file: Path, cloud: str, far: UpstreamServer
+) -> Iterator[Graph]:
     folder = tmp_path_factory.mktemp("graph")
-    environment = {"OPENAI_API_KEY": CLOUD_KEY, "OPENAI_BASE_URL": cloud}
-    started = start_graph(folder, two_models_and_a_cloud(model_file), environment)
+    environment = {"OPENAI_API_KEY": CLOUD_KEY, "OPENAI_BASE_URL": cloud, "FAR_API_KEY": FAR_KEY}
+    models = two_models_and_a_cloud(model_file)
+    models["upstreams"] |= {"far": {"base_url": far.url, "api_key_env": "FAR_API_KEY", "models": ["far-model"]}}
+    started = start_graph(folder, models, environment)
     yield started
     stop_graph(started)
     shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ HELLO = [{"role": "user", "content": "Say hello."}]
 
 def test_models_merges_local_models_aliases_and_the_cloud(graph: Graph) -> None:
     ids = [model.id for model in graph.client().models.list()]
-    assert ids == ["embedder", "llama", "second/model", "gpt-4", "cloud-model"]
+    assert ids == ["embedder", "llama", "second/model", "gpt-4", "far-model", "cloud-model"]
     assert graph.client().models.retrieve("second/model").id == "second/model"
 
 
