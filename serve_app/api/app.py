@@ -28,6 +28,7 @@ from serve_app.api import (
 )
 from serve_app.api.batch.runner import BatchRunner
 from serve_app.api.context import Context
+from serve_app.api.dialects import anthropic, ollama, rerank
 from serve_app.api.enduring import Enduring, Watch
 from serve_app.api.gate import Gate
 from serve_app.api.housekeeping import keep_house
@@ -69,6 +70,9 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
         lexicon,
         batches,
         models,
+        anthropic,
+        rerank,
+        ollama,
         health,
     ):
         # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).

@@ -65,8 +65,19 @@ class Call:
 
 async def receive(request: Request) -> Call:
     """The call a request makes; raises ``RequestError`` for a body that names no model we can call."""
+    return await place(request, await body_of(request))
+
+
+async def body_of(request: Request) -> Json:
+    """The request's JSON. Azure's addresses name the model; it is the one that counts."""
+    body = parse(await request.body(), context_of(request).limits)
+    deployment = request.path_params.get("deployment")
+    return body if deployment is None else {**body, "model": deployment}
+
+
+async def place(request: Request, body: Json) -> Call:
+    """The call for a body in OpenAI's words, as far as those of ``Called`` go."""
     context, tenant = context_of(request), tenant_of(request).id
-    body = parse(await request.body(), context.limits)
     called = read(Called, body, context.limits)
     target = await context.directory.resolve(called.model)
     return Call(

@@ -26,6 +26,7 @@ _ROUTE: Final = "chat/completions"
 
 
 @router.post("/v1/chat/completions", response_model=None)
+@router.post("/openai/deployments/{deployment:path}/chat/completions", response_model=None)
 async def create(request: Request) -> Response:
     """A chat completion, streamed or whole; stored when ``store`` is true. A stored stream can be resumed."""
     call = await receive(request)

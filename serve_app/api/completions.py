@@ -23,6 +23,7 @@ _ROUTE: Final = "completions"
 
 
 @router.post("/v1/completions", response_model=None)
+@router.post("/openai/deployments/{deployment:path}/completions", response_model=None)
 async def create(request: Request) -> Answer:
     """A completion of one or more raw prompts, streamed or whole. OpenAI stores none of these, and neither do we."""
     call = await receive(request)

@@ -25,6 +25,7 @@ _ROUTE: Final = "embeddings"
 
 
 @router.post("/v1/embeddings", response_model=None)
+@router.post("/openai/deployments/{deployment:path}/embeddings", response_model=None)
 async def create(request: Request) -> Answer:
     """A vector for each text."""
     call = await receive(request)

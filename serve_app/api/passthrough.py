@@ -24,6 +24,11 @@ from serve_app.errors import RequestError
 from serve_app.protocol import FailureCode, Opened, RawRequest
 
 _PREFIX = "/v1"
+_AZURE = "/openai/deployments/{model:path}"
+_DEPLOYED = (
+    *("/audio/speech", "/audio/transcriptions", "/audio/translations"),
+    *("/images/edits", "/images/generations"),
+)
 _NAMED = "x-upstream"
 """The header by which a client says which upstream it means, where there are several."""
 _PASSED = (
@@ -40,8 +45,10 @@ class _Route(PlainRoute):
 
 
 def routes() -> list[BaseRoute]:
-    """All of OpenAI's addresses: to be asked last."""
-    return [_Route(_PREFIX + path, forward, methods=methods, include_in_schema=False) for path, methods in surface()]
+    """All of OpenAI's addresses, and Azure's where those name a model: to be asked last."""
+    azure = [_Route(_AZURE + path, forward_azure, methods=["POST"], include_in_schema=False) for path in _DEPLOYED]
+    ours = [_Route(_PREFIX + path, forward, methods=methods, include_in_schema=False) for path, methods in surface()]
+    return [*ours, *azure]
 
 
 class Body:
@@ -83,12 +90,23 @@ class Body:
 
 async def forward(request: Request) -> Response:
     """The upstream's answer, whatever it is."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return await pass_on(request, pattern_of(request).removeprefix(_PREFIX), _path(path.removeprefix(f"{_PREFIX}/")))
+
+
+async def forward_azure(request: Request) -> Response:
+    """The same under Azure's address, which names the model."""
+    address = pattern_of(request).removeprefix(_AZURE)
+    return await pass_on(request, address, address.removeprefix("/"))
+
+
+async def pass_on(request: Request, address: str, path: str) -> Response:
+    """``address``: which of the API's it is, ``path``: where that is at the upstream."""
     context, tenant = context_of(request), tenant_of(request).id
     body = Body(aiter(request.stream()))
     model = request.path_params.get("model") or model_of(await body.head())
     name, route = await context.directory.forwarder(model, request.headers.get(_NAMED))
     key = caller_key(request, tenant) if route.caller_key else None
-    address = pattern_of(request).removeprefix(_PREFIX)
     _check_account(route, key, address, request.method)
     opened = Opened(
         entry_id=context.new_id(),
@@ -100,7 +118,7 @@ async def forward(request: Request) -> Response:
         served_by="upstream",
         started_s=context.clock(),
     )
-    return Passage(context, opened, route.backend, _raw(request, key, context.limits.timeout_s), body)
+    return Passage(context, opened, route.backend, _raw(request, path, key, context.limits.timeout_s), body)
 
 
 def model_of(head: bytes) -> str | None:
@@ -126,13 +144,13 @@ def _check_account(route: UpstreamRoute, key: str | None, address: str, method: 
         raise RequestError(FailureCode.NOT_PERMITTED, text)
 
 
-def _raw(request: Request, key: str | None, timeout_s: float) -> RawRequest:
+def _raw(request: Request, path: str, key: str | None, timeout_s: float) -> RawRequest:
     query = request.scope["query_string"].decode("latin-1")
     headers = request.headers
     return RawRequest(
         request_id=request_id_of(request),
         method=request.method,
-        path=_path(request.scope["path"].removeprefix(request.scope.get("root_path", ""))) + (query and f"?{query}"),
+        path=path + (query and f"?{query}"),
         headers=tuple((name, headers[name]) for name in _PASSED if name in headers),
         has_body="content-length" in headers or "transfer-encoding" in headers,
         api_key=key,
@@ -142,7 +160,7 @@ def _raw(request: Request, key: str | None, timeout_s: float) -> RawRequest:
 
 def _path(path: str) -> str:
     """The path below ``/v1``; raises ``RequestError`` for one that could lead elsewhere at the upstream."""
-    segments = path.removeprefix(_PREFIX + "/").split("/")
+    segments = path.split("/")
     if not {"", ".", ".."}.isdisjoint(segments):
         raise RequestError(FailureCode.NOT_FOUND, "There is nothing at this address.")
     return "/".join(quote(segment, safe="~:@!$&'()*+,;=") for segment in segments)

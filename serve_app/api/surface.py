@@ -197,6 +197,7 @@ _CALLS = frozenset(
         "/images/generations",
         "/images/variations",
         "/moderations",
+        "/rerank",
         "/responses/compact",
         "/responses/input_tokens",
     }
