@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import replace
 
 import orjson
@@ -16,6 +14,7 @@ from serve_app.api import asking
 from serve_app.api.answer import Answer
 from serve_app.api.attempts import Reading
 from serve_app.api.calls import Call, receive
+from serve_app.api.counting import prompt_tokens
 from serve_app.api.history import kept, past
 from serve_app.api.items import sealed
 from serve_app.api.reply import Reply
@@ -26,7 +25,7 @@ from serve_app.api.wire.options import Called
 from serve_app.api.wire.responses import Asked
 from serve_app.api.wire.shape import read
 from serve_app.errors import RequestError
-from serve_app.protocol import Delta, Failed, FailureCode, Generate, Json, Started, Usage
+from serve_app.protocol import Delta, FailureCode, Generate, Json, Usage
 
 router = APIRouter()
 
@@ -46,7 +45,8 @@ async def count_input_tokens(request: Request) -> JSONResponse:
         raise RequestError(FailureCode.UNSUPPORTED, text, param="model")
     wanted, items = await _given(call)
     work = request_for(call, asking.chat_body(wanted, call.body, items, local=True))
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": await _counted(call, work)})
+    assert isinstance(work, Generate)  # noqa: S101  # what a local model is asked
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": await prompt_tokens(call, work)})
 
 
 @router.post("/v1/responses/compact", response_model=None)
@@ -100,20 +100,3 @@ async def _given(call: Call) -> tuple[Asked, Sequence[Json]]:
     history = await past(call.context, call.tenant, wanted)
     items = await kept(call.context, call.tenant, wanted.input, history.items)
     return wanted, [*history.items, *items]
-
-
-async def _counted(call: Call, work: object) -> int:
-    """Closing the answer after its first event gives the model's place back before it is used."""
-    assert isinstance(work, Generate)  # noqa: S101  # what a local model is asked
-    try:
-        async with asyncio.timeout(call.context.limits.timeout_s):
-            async with aclosing(call.target.backend.generate(work)) as batches:
-                async for batch in batches:
-                    for event in batch:
-                        if isinstance(event, Started):
-                            return event.prompt_tokens
-                        if isinstance(event, Failed):
-                            raise RequestError(event.code, event.message, event.param, event.detail)
-    except TimeoutError:
-        pass
-    raise RequestError(FailureCode.TIMEOUT, "The model did not answer in time.")

@@ -29,7 +29,7 @@ _WAIT_S = 10.0
 _RETRY_S = 1.0
 _RETRIES = 60
 _REPLAYED = (b"idempotent-replayed", b"true")
-_BROKEN = re.compile(rb"(id: \d+\n)?(data: \{\"error\":|event: (error|response\.failed)\n)")
+_BROKEN = re.compile(rb"(id: \d+\n)?(data: \{\"error\":|event: (error|response\.failed)\n|\{\"error\":)")
 """How the last event of a stream begins that did not end well."""
 
 _REUSED = "This Idempotency-Key was used for a different request. Use a new key for a new request."

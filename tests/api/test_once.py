@@ -92,20 +92,21 @@ async def test_a_request_is_finished_without_its_client_which_finds_the_answer_w
     assert len(backend.requests) == 1
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/api/chat"])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("code", [FailureCode.ENGINE_LOST, FailureCode.QUEUE_FULL, FailureCode.CONTEXT_LENGTH])
 async def test_a_request_that_failed_can_be_made_again_under_its_key(
-    store: SqlStore, stream: bool, code: FailureCode
+    store: SqlStore, path: str, stream: bool, code: FailureCode
 ) -> None:
     """Also one whose stream broke when some of it had been shown."""
     backend = FakeBackend([STARTED], [Delta(0, "Hel")], [Failed(code, "Failed.")])
     async with serving(house(store, backend)) as client:
-        body = HELLO | {"stream": stream, "store": stream}
-        assert b'"Failed."' in (await client.post(CHAT, json=body, headers=KEYED)).content
+        body = HELLO | {"stream": stream, "store": stream, "max_tokens": 5}
+        assert b'"Failed."' in (await client.post(path, json=body, headers=KEYED)).content
         backend.steps = ([STARTED], SAID, [DONE])
-        answer = await client.post(CHAT, json=body, headers=KEYED)
+        answer = await client.post(path, json=body, headers=KEYED)
         assert (answer.status_code, b"Hello" in answer.content) == (200, True)
-        assert (await client.post(CHAT, json=body, headers=KEYED)).content == answer.content
+        assert (await client.post(path, json=body, headers=KEYED)).content == answer.content
     assert len(backend.requests) == 2
 
 

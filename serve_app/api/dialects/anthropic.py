@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter
@@ -13,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from serve_app.api import translate
 from serve_app.api.answer import Answer
-from serve_app.api.calls import Call, receive
+from serve_app.api.calls import receive
+from serve_app.api.counting import prompt_tokens
 from serve_app.api.dialects.anthropic_chat import chat_body, prompt_body
 from serve_app.api.dialects.anthropic_reply import MessageBody, MessageStream
 from serve_app.api.dialects.conversing import converse
@@ -21,7 +19,7 @@ from serve_app.api.wire.anthropic import Countable, MessagesRequest
 from serve_app.api.wire.chat import ChatRequest
 from serve_app.api.wire.shape import read
 from serve_app.errors import RequestError
-from serve_app.protocol import Failed, FailureCode, Generate, Started
+from serve_app.protocol import FailureCode
 
 router = APIRouter()
 
@@ -46,23 +44,4 @@ async def count_tokens(request: Request) -> Response:
         text = "The tokens of an upstream's model cannot be counted here."
         raise RequestError(FailureCode.UNSUPPORTED_ENDPOINT, text)
     chat = read(ChatRequest, prompt_body(wanted, local=True), call.context.limits)
-    work = translate.chat(chat, call.errand)
-    work = replace(work, sampling=replace(work.sampling, max_tokens=1))
-    return JSONResponse({"input_tokens": await _prompt_tokens(call, work)})
-
-
-async def _prompt_tokens(call: Call, work: Generate) -> int:
-    try:
-        async with (
-            asyncio.timeout(call.context.limits.timeout_s),
-            aclosing(call.target.backend.generate(work)) as answer,
-        ):
-            async for batch in answer:
-                for event in batch:
-                    if isinstance(event, Started):
-                        return event.prompt_tokens
-                    if isinstance(event, Failed):
-                        raise RequestError(event.code, event.message, event.param, event.detail)
-    except TimeoutError:
-        raise RequestError(FailureCode.TIMEOUT, "The model did not answer in time.") from None
-    raise RequestError(FailureCode.ENGINE_LOST, "The model stopped before its answer was complete.")
+    return JSONResponse({"input_tokens": await prompt_tokens(call, translate.chat(chat, call.errand))})
