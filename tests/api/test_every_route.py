@@ -32,6 +32,12 @@ ELSEWHERE = {
     "/v1/responses": "tests/api/test_responses.py",
     "/v1/conversations": "tests/api/test_conversations.py",
     "/v1/batches": "tests/api/test_batches.py",
+    "/v1/messages": "tests/api/test_anthropic.py",
+    "/api": "tests/api/test_ollama.py",
+    "/v1/rerank": "tests/api/test_azure_and_rerank.py",
+    "/v2/rerank": "tests/api/test_azure_and_rerank.py",
+    "/rerank": "tests/api/test_azure_and_rerank.py",
+    "/openai/deployments": "tests/api/test_azure_and_rerank.py",
 }
 """Resources whose own tests hold every answer against both."""
 

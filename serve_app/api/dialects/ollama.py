@@ -129,11 +129,12 @@ async def version() -> Response:
     return JSONResponse({"version": _VERSION})
 
 
-@router.post("/api/{verb:path}")
-@router.delete("/api/{verb:path}")
-async def manage(verb: str) -> Response:
+async def manage(request: Request) -> Response:
     """Pulling, copying, deleting models."""
     raise RequestError(FailureCode.UNSUPPORTED_ENDPOINT, "The models of this server are chosen by its operator.")
+
+
+router.add_route("/api/{verb:path}", manage, methods=["POST", "DELETE"], include_in_schema=False)
 
 
 def _raw(call: Call, reply: OllamaReply) -> Answer:
