@@ -19,7 +19,7 @@ import yaml
 from deployments.kuberay import manifests
 from tests.containers import docker
 from tests.containers.operator import Given, Operator, Pod, until_ready
-from tests.crowd import crowd
+from tests.crowd import Ending, crowd
 from tests.postgres_server import running_server
 from tests.running import MODEL_FILE, ROOT, wait_for
 
@@ -181,11 +181,17 @@ def test_a_drained_worker_cuts_no_stream(cluster: Cluster) -> None:
     def drain() -> None:
         threading.Thread(target=docker.run, args=("kill", "--signal", "TERM", leaving.name)).start()
 
-    endings = asyncio.run(crowd(cluster.async_client(staying), drain, streams=8, max_tokens=200))
+    async def streams() -> list[Ending]:
+        """Through both workers' proxies."""
+        through = [(staying, lambda: None), (leaving, drain)]
+        crowds = (crowd(cluster.async_client(by), strike, streams=4, max_tokens=200) for by, strike in through)
+        return [ending for endings in await asyncio.gather(*crowds) for ending in endings]
+
+    endings = asyncio.run(streams())
     assert [(ending.finish, ending.error) for ending in endings] == [("length", None)] * 8
     with cluster.client(staying) as client:
         ask(client)
-    drained = "grep -il drain /tmp/ray/session_latest/logs/raylet.*"
+    drained = "grep -l 'Drain raylet RPC has received' /tmp/ray/session_latest/logs/raylet.*"
     assert leaving.shell(drained), "it was told to drain, and lives on for as long as it may take"
     leaving.kill()
     cluster.workers = [staying, cluster.operator.start_worker(GROUP)]
