@@ -14,7 +14,8 @@ pytestmark = pytest.mark.graph
 
 
 def test_an_embedding_model_answers_beside_those_that_chat(graph: Graph) -> None:
-    found = graph.client().embeddings.create(model="embedder", input=["A cat sat.", "A cat is sitting.", "x = 42"])
+    with graph.client() as client:
+        found = client.embeddings.create(model="embedder", input=["A cat sat.", "A cat is sitting.", "x = 42"])
     first, second, other = (item.embedding for item in found.data)
     assert len(first) == 576
     assert sum(a * a for a in first) == pytest.approx(1, abs=1e-4)
@@ -24,10 +25,11 @@ def test_an_embedding_model_answers_beside_those_that_chat(graph: Graph) -> None
 
 
 def test_a_model_does_only_what_it_is_for(graph: Graph) -> None:
-    with pytest.raises(openai.BadRequestError, match="does not compute embeddings"):
-        graph.client().embeddings.create(model="llama", input="a")
-    with pytest.raises(openai.BadRequestError, match="does not generate text"):
-        graph.client().chat.completions.create(model="embedder", messages=[{"role": "user", "content": "a"}])
+    with graph.client() as client:
+        with pytest.raises(openai.BadRequestError, match="does not compute embeddings"):
+            client.embeddings.create(model="llama", input="a")
+        with pytest.raises(openai.BadRequestError, match="does not generate text"):
+            client.chat.completions.create(model="embedder", messages=[{"role": "user", "content": "a"}])
 
 
 def test_an_upstreams_word_on_embeddings_comes_back(graph: Graph) -> None:
