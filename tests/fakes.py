@@ -111,7 +111,7 @@ class MemoryStore:
         self.rows: dict[str, Row] = {}
         self.beats: dict[str, float] = {}
         self.calls: list[str] = []
-        self.batches: list[tuple[Opened | Closed, ...]] = []
+        self.writes: list[tuple[Opened | Closed, ...]] = []
         self.down = False
         self.hold: asyncio.Event | None = None
         self.fault: Callable[[str], Awaitable[None]] | None = None
@@ -128,7 +128,7 @@ class MemoryStore:
 
     async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         await self._enter("write")
-        self.batches.append(tuple(entries))
+        self.writes.append(tuple(entries))
         for entry in entries:
             self._apply(entry)
         if self.reply_fault is not None:

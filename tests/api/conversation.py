@@ -147,7 +147,7 @@ class Books(MemoryStore):
 
     async def _only(self, kind: type[EntryT]) -> EntryT:
         async with asyncio.timeout(5):
-            while not (found := [entry for batch in self.batches for entry in batch if isinstance(entry, kind)]):
+            while not (found := [entry for batch in self.writes for entry in batch if isinstance(entry, kind)]):
                 self.written.clear()
                 await self.written.wait()
         (only,) = found

@@ -72,7 +72,7 @@ async def test_requests_of_the_same_moment_share_a_commit(store: MemoryStore) ->
     async with running(store) as ledger:
         await asyncio.gather(*(ledger.open(opening(f"e{n}", stored=True)) for n in range(50)))
     assert len(store.rows) == 50
-    assert len(store.batches) <= 2
+    assert len(store.writes) <= 2
 
 
 async def test_a_close_that_overtakes_its_open_is_one_write(store: MemoryStore) -> None:
