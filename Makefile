@@ -12,7 +12,7 @@ export CMAKE_ARGS ?= -DGGML_NATIVE=on
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint format types layers sizes unit graph lock image test-containers bench clean bench-store
+.PHONY: help install tools run test lint format types layers sizes unit graph lock image test-containers bench test-crash clean bench-store
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,6 +67,10 @@ bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 
 bench-store: $(VENV)/.dev ## what storing a turn costs, on SQLite and on Postgres
 	@$(BIN)/python -m bench.store
+
+test-crash: $(VENV)/.dev ## kill -9 at random moments until 1,000 turns and 200 responses are stored
+	@$(BIN)/llm-backend models pull
+	@CRASH_TURNS=1000 $(BIN)/python -m pytest -q -s tests/graph/test_crash_ledger.py
 
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml
 	@$(BIN)/python -m pip install -q uv
