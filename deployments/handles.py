@@ -154,6 +154,7 @@ class RemoteStore(RemoteRoom):
         self.files = RemoteRoom(handle, "files")
         self.answers = RemoteRoom(handle, "answers")
         self.batches = RemoteRoom(handle, "batches")
+        self.keys = RemoteRoom(handle, "keys")
 
 
 def remote_store(handle: DeploymentHandle) -> Store:

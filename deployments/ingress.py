@@ -19,6 +19,7 @@ from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Alias, Directory, UpstreamRoute
 from serve_app.api.gate import Gate
+from serve_app.api.keyring import Keyring
 from serve_app.api.ledger import Ledger
 from serve_app.api.limits import Limits
 from serve_app.api.spool import Spool
@@ -73,7 +74,9 @@ class Ingress:
             store=self._store,
             blobs=Blobs(Path(options.files_folder)),
             ledger=Ledger(self._store, writer, spool=_spool(options.spool_folder, writer)),
-            admission=Admission(options.api_keys, behind_proxy=options.behind_haproxy),
+            admission=Admission(
+                options.api_keys, keyring=Keyring(self._store.keys), behind_proxy=options.behind_haproxy
+            ),
             limits=options.limits,
             new_id=lambda: uuid.uuid4().hex,
             clock=time.time,

@@ -30,6 +30,7 @@ MEANINGS: dict[FailureCode, Meaning] = {
     FailureCode.UNAUTHENTICATED: Meaning(401, _CLIENT, "invalid_api_key"),
     FailureCode.NOT_PERMITTED: Meaning(403, _CLIENT, "permission_denied"),
     FailureCode.REMOTE_WITHOUT_KEY: Meaning(403, _CLIENT, "api_key_not_configured"),
+    FailureCode.MODEL_NOT_ALLOWED: Meaning(403, _CLIENT, "model_not_allowed"),
     FailureCode.MODEL_NOT_FOUND: Meaning(404, _CLIENT, "model_not_found"),
     FailureCode.NOT_FOUND: Meaning(404, _CLIENT, "not_found"),
     FailureCode.UNSUPPORTED_ENDPOINT: Meaning(501, _CLIENT, "unsupported_endpoint"),

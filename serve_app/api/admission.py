@@ -1,12 +1,14 @@
 """Who may ask: the key of a request becomes a tenant, or the request is refused.
 
-Without any key configured nobody is trusted but this machine: a request must come from a loopback address, and must
-not have been made by a web page of another site (which the browser on this machine would send from loopback too).
+Keys are configured, or made and kept in the store. Without any nobody is trusted but this machine: a request must come
+from a loopback address, and must not have been made by a web page of another site (which the browser on this machine
+would send from loopback too).
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
@@ -15,47 +17,81 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from serve_app.api.keyring import Keyring
 from serve_app.errors import RequestError
-from serve_app.protocol import FailureCode
+from serve_app.protocol import FailureCode, Key
+from serve_app.protocol import Scope as Right
 
 _NO_KEY = "No API key was sent. Send one in the header `Authorization: Bearer YOUR_API_KEY`."
 _WRONG_KEY = "The API key is not valid."
 _LOCAL_ONLY = (
     "No API key is configured, so only requests from this machine are answered. "
-    "Set LLM_BACKEND_API_KEY and restart to answer others."
+    "To answer others, set LLM_BACKEND_API_KEY and restart, or make a key: llm-backend keys create."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose data a request may see. The id is derived from the key and does not reveal it."""
+    """Whose data a request may see, and what it may do.
+
+    The id is the project of the key, or else derived from the key without revealing it. ``models``: what it may call,
+    None for all; ``key``: the id of the key, where it has one.
+    """
 
     id: str
+    scopes: frozenset[Right] = frozenset({"inference"})
+    models: frozenset[str] | None = None
+    weight: float = 1.0
+    key: str | None = None
+
+    def may_call(self, model: str) -> bool:
+        """By the name it is called by."""
+        return self.models is None or model in self.models
 
 
 class Admission:
-    """Keeps digests of the keys, never the keys. With no key at all, only this machine is admitted.
+    """Keeps digests of the configured keys, never the keys. With no key at all, only this machine is admitted.
 
-    ``behind_proxy``: Ray Serve's HAProxy stands in front, on this host, and appends ``X-Forwarded-For``.
+    ``keyring``: the keys that were made; without it there are none. ``behind_proxy``: Ray Serve's HAProxy stands in
+    front, on this host, and appends ``X-Forwarded-For``.
     """
 
-    def __init__(self, keys: tuple[str, ...] = (), *, behind_proxy: bool = False) -> None:
+    def __init__(
+        self, keys: tuple[str, ...] = (), *, keyring: Keyring | None = None, behind_proxy: bool = False
+    ) -> None:
         self._digests = tuple(_digest_of_configured(key) for key in keys)
+        self._keyring = keyring
         self._behind_proxy = behind_proxy
 
-    def admit(self, scope: Scope) -> Tenant:
+    async def admit(self, scope: Scope) -> Tenant:
         """The tenant of an HTTP request; raises ``RequestError`` when it must not be answered."""
         headers = Headers(scope=scope)
-        if self._digests:
-            return self._by_key(headers)
+        presented = _presented(headers)
+        if (tenant := self._configured(presented)) is not None:
+            return tenant
+        if self._keyring is not None and (key := await self._keyring.find(presented)) is not None:
+            return _tenant(key)
+        if self._digests or (self._keyring is not None and await self._keyring.in_use()):
+            raise RequestError(FailureCode.UNAUTHENTICATED, _WRONG_KEY if presented else _NO_KEY)
         if self._from_here(scope, headers) and _not_a_foreign_page(headers):
             return Tenant("local")
         raise RequestError(FailureCode.REMOTE_WITHOUT_KEY, _LOCAL_ONLY)
 
-    def _by_key(self, headers: Headers) -> Tenant:
-        presented = _presented(headers)
-        if not presented:
-            raise RequestError(FailureCode.UNAUTHENTICATED, _NO_KEY)
+    async def again(self, tenant_id: str, key_id: str | None) -> Tenant:
+        """The tenant of a request that was admitted before and is made now: its key may have been revoked since."""
+        if key_id is None:
+            return Tenant(tenant_id)
+        key = None if self._keyring is None else await self._keyring.key(key_id)
+        if key is None:
+            raise RequestError(FailureCode.UNAUTHENTICATED, _WRONG_KEY)
+        return _tenant(key)
+
+    async def keys_changed(self) -> None:
+        """On return nobody is admitted here by what was known before, unless the store is out."""
+        if self._keyring is not None:
+            await self._keyring.changed()
+
+    def _configured(self, presented: Sequence[str]) -> Tenant | None:
         # Every digest is compared with every key sent: the time taken tells nothing about which of them came close.
         matches = [
             known
@@ -63,9 +99,7 @@ class Admission:
             for known in self._digests
             if hmac.compare_digest(digest, known)
         ]
-        if not matches:
-            raise RequestError(FailureCode.UNAUTHENTICATED, _WRONG_KEY)
-        return Tenant(matches[0].hex()[:16])
+        return Tenant(matches[0].hex()[:16]) if matches else None
 
     def _from_here(self, scope: Scope, headers: Headers) -> bool:
         peer = _host_of(scope.get("client"))
@@ -75,6 +109,11 @@ class Admission:
         # Only the very last address is the proxy's own word; whatever stands before it, the client may have written.
         forwarded = headers.getlist("x-forwarded-for")
         return this_host and bool(forwarded) and _is_loopback(forwarded[-1].rpartition(",")[2].strip())
+
+
+def _tenant(key: Key) -> Tenant:
+    models = None if key.models is None else frozenset(key.models)
+    return Tenant(key.project or key.id, frozenset(key.scopes), models, key.weight, key.id)
 
 
 def _digest_of_configured(key: str) -> bytes:

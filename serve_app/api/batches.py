@@ -22,7 +22,8 @@ _WINDOW_S = 86_400.0
 @router.post("/v1/batches")
 async def create_batch(request: Request) -> Response:
     """Takes a batch. Its input is looked at afterwards: what is wrong with it, the batch will tell."""
-    context, tenant = context_of(request), tenant_of(request).id
+    context, admitted = context_of(request), tenant_of(request)
+    tenant = admitted.id
     asked = read(NewBatch, parse(await request.body(), context.limits), context.limits)
     file = await soon(context.store.files.file(tenant, asked.input_file_id), context.limits)
     if file is None:
@@ -41,6 +42,7 @@ async def create_batch(request: Request) -> Response:
         expires_s=now_s + _WINDOW_S,
         keep_s=asked.keep_s,
         metadata=asked.metadata,
+        key=admitted.key,
     )
     await soon(context.store.batches.create(batch), context.limits)
     request.app.state.batches.wake()

@@ -9,11 +9,11 @@ from starlette.requests import Request
 
 from serve_app.api.body import parse
 from serve_app.api.context import Context, context_of, request_id_of, tenant_of, tier_of
-from serve_app.api.directory import Target
+from serve_app.api.directory import Target, not_allowed
 from serve_app.api.translate import Errand
 from serve_app.api.wire.options import Called
 from serve_app.api.wire.shape import read
-from serve_app.protocol import Json, Opened, ResponseTurn, Tier, Turn
+from serve_app.protocol import Json, Opened, ResponseTurn, Tier, Turn, is_ours
 
 _MAX_USER_CHARS = 512
 
@@ -32,6 +32,7 @@ class Call:
     started_s: float
     caller_key: str | None
     tier: Tier
+    weight: float = 1.0
 
     @property
     def local(self) -> bool:
@@ -39,7 +40,9 @@ class Call:
 
     @property
     def errand(self) -> Errand:
-        return Errand(self.request_id, self.tenant, self.target.name, self.context.limits.timeout_s, self.tier)
+        return Errand(
+            self.request_id, self.tenant, self.target.name, self.context.limits.timeout_s, self.tier, self.weight
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -77,27 +80,29 @@ async def body_of(request: Request) -> Json:
 
 async def place(request: Request, body: Json) -> Call:
     """The call for a body in OpenAI's words, as far as those of ``Called`` go."""
-    context, tenant = context_of(request), tenant_of(request).id
+    context, tenant = context_of(request), tenant_of(request)
     called = read(Called, body, context.limits)
+    if not tenant.may_call(called.model):
+        raise not_allowed(called.model)
     target = await context.directory.resolve(called.model)
     return Call(
         context=context,
         body=body,
         called=called,
         target=target,
-        tenant=tenant,
+        tenant=tenant.id,
         request_id=request_id_of(request),
         id=context.new_id(),
         started_s=context.clock(),
-        caller_key=caller_key(request, tenant) if target.caller_key else None,
+        caller_key=caller_key(request, tenant.id) if target.caller_key else None,
         tier=tier_of(request),
+        weight=tenant.weight,
     )
 
 
 def caller_key(request: Request, tenant: str) -> str | None:
-    """The bearer token, unless it is the key that opens *this* door: that one must never travel on."""
+    """The bearer token, unless it is a key that opens *this* door: those must never travel on."""
     scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or sha256(token.encode("latin-1")).hexdigest()[:16] == tenant:
-        return None
-    return token
+    ours = is_ours(token) or sha256(token.encode("latin-1")).hexdigest()[:16] == tenant
+    return token if token and scheme.lower() == "bearer" and not ours else None

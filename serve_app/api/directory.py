@@ -56,6 +56,12 @@ def no_such_model(model: str) -> RequestError:
     return RequestError(FailureCode.MODEL_NOT_FOUND, text, param="model")
 
 
+def not_allowed(model: str) -> RequestError:
+    """The refusal for an id that the key may not call, whether or not anything answers to it."""
+    text = f"This API key may not call the model `{model[:128]}`."
+    return RequestError(FailureCode.MODEL_NOT_ALLOWED, text, param="model")
+
+
 class Directory:
     """Fixed at construction. What the upstreams list is remembered for ``remember_s``: no call per request for it."""
 

@@ -171,6 +171,7 @@ class Enduring:
             started_s=context.clock(),
             caller_key=None,
             tier=Tier.PRIORITY,
+            weight=orphan.request.get("weight", 1.0),
         )
         return Job(
             call=call,

@@ -19,12 +19,14 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
+from serve_app.api.admission import Tenant
 from serve_app.api.context import Context
-from serve_app.api.once import Once, key_of
+from serve_app.api.once import HEADER, Once, key_of
 from serve_app.api.refusals import INTERNAL, respond
 from serve_app.api.uploads import ANY_MEDIA, Upload, refuse_announced, whole
 from serve_app.errors import RequestError
 from serve_app.protocol import FailureCode
+from serve_app.protocol import Scope as Right
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("llm_backend.access")
@@ -33,6 +35,10 @@ _PUBLIC = frozenset({"/health", "/ready"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _CLIENT_LEFT = 499
+_ADMIN = re.compile(r"/v1/organization/(admin_api_keys|projects|usage|costs)(/|$)")
+"""What is the organization's here. The rest of it is the upstream's, whose administration takes a key of its own."""
+
+_NOT_KEPT = "An answer that may hold a new key is not kept to be sent again: send no Idempotency-Key."
 
 
 class Gate:
@@ -76,8 +82,9 @@ class Gate:
 
     async def _pass(self, scope: Scope, exchange: _Exchange) -> None:
         """Admits the request, takes its body and hands both on."""
-        if scope["path"].removeprefix(scope.get("root_path", "")) not in _PUBLIC:
-            scope["state"]["tenant"] = self._context.admission.admit(scope)
+        if _path(scope) not in _PUBLIC:
+            scope["state"]["tenant"] = tenant = await self._context.admission.admit(scope)
+            _check_right(tenant, scope)
             if exchange.method in _WITH_BODY:
                 await self._admit_body(scope, exchange)
         if exchange.method == "HEAD":
@@ -88,6 +95,8 @@ class Gate:
 
     async def _hand_on(self, scope: Scope, exchange: _Exchange) -> None:
         if (key := key_of(scope)) is not None and exchange.body is not None:
+            if _right_for(scope) == "admin":
+                raise RequestError(FailureCode.UNSUPPORTED, _NOT_KEPT, HEADER)
             body, exchange.body = exchange.body, None
             await self._once(key, body, scope, exchange.receive, exchange.send)
         else:
@@ -165,6 +174,22 @@ class _Exchange:
             headers["x-request-id"] = self._request_id
         headers["openai-processing-ms"] = str(round(self.elapsed_ms()))
         headers["openai-version"] = "2020-10-01"
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _right_for(scope: Scope) -> Right:
+    """What a key must be for, to ask at this address."""
+    return "admin" if _ADMIN.match(_path(scope)) else "inference"
+
+
+def _check_right(tenant: Tenant, scope: Scope) -> None:
+    right = _right_for(scope)
+    if right not in tenant.scopes:
+        raise RequestError(FailureCode.NOT_PERMITTED, f"This needs an API key with the scope `{right}`.")
 
 
 def _plain_id(scope: Scope, header: str) -> str | None:

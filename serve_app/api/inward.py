@@ -21,7 +21,7 @@ class Asked:
 
     path: str
     body: bytes
-    tenant: str
+    tenant: Tenant
     request_id: str
     tier: Tier
 
@@ -66,5 +66,5 @@ def _scope(asked: Asked) -> dict[str, Any]:
         "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(asked.body)).encode())],
         "client": None,
         "server": None,
-        "state": {"tenant": Tenant(asked.tenant), "request_id": asked.request_id, "tier": asked.tier},
+        "state": {"tenant": asked.tenant, "request_id": asked.request_id, "tier": asked.tier},
     }

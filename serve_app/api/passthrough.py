@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from serve_app.api.admission import Tenant
 from serve_app.api.calls import caller_key
 from serve_app.api.context import context_of, request_id_of, tenant_of
-from serve_app.api.directory import UpstreamRoute
+from serve_app.api.directory import UpstreamRoute, not_allowed
 from serve_app.api.passage import Passage
 from serve_app.api.plain_route import PlainRoute, pattern_of
 from serve_app.api.surface import administers, leaves_nothing_behind, surface
@@ -102,16 +103,19 @@ async def forward_azure(request: Request) -> Response:
 
 async def pass_on(request: Request, address: str, path: str) -> Response:
     """``address``: which of the API's it is, ``path``: where that is at the upstream."""
-    context, tenant = context_of(request), tenant_of(request).id
+    context, tenant = context_of(request), tenant_of(request)
     body = Body(aiter(request.stream()))
-    model = request.path_params.get("model") or model_of(await body.head())
+    head = await body.head()
+    if tenant.models is not None:
+        _check_model(tenant, request.path_params.get("model"), head)
+    model = request.path_params.get("model") or model_of(head)
     name, route = await context.directory.forwarder(model, request.headers.get(_NAMED))
-    key = caller_key(request, tenant) if route.caller_key else None
+    key = caller_key(request, tenant.id) if route.caller_key else None
     _check_account(route, key, address, request.method)
     opened = Opened(
         entry_id=context.new_id(),
         writer=context.ledger.writer,
-        tenant=tenant,
+        tenant=tenant.id,
         request_id=request_id_of(request),
         model=model or name,
         route=address.removeprefix("/"),
@@ -119,6 +123,23 @@ async def pass_on(request: Request, address: str, path: str) -> Response:
         started_s=context.clock(),
     )
     return Passage(context, opened, route.backend, _raw(request, path, key, context.limits.timeout_s), body)
+
+
+def _check_model(tenant: Tenant, named: str | None, head: bytes) -> None:
+    """For a key that may call some models only: what it sends must leave no doubt which one the upstream will see.
+
+    Of a form, of JSON that is not here whole and of no body at all, nobody here knows.
+    """
+    try:
+        value: Any = orjson.loads(head)
+    except orjson.JSONDecodeError:
+        value = None
+    model = value.get("model", named) if isinstance(value, dict) else None
+    if not isinstance(model, str):
+        text = "This API key may call some models only: send JSON that names one of them, in less than 64 KiB."
+        raise RequestError(FailureCode.MODEL_NOT_ALLOWED, text, "model")
+    if not tenant.may_call(model) or not tenant.may_call(named or model):
+        raise not_allowed(model)
 
 
 def model_of(head: bytes) -> str | None:

@@ -112,7 +112,8 @@ def _turn(job: Job, response: Json) -> ResponseTurn | None:
     wanted, call = job.wanted, job.call
     if not wanted.store:
         return None
-    again = {"body": {name: value for name, value in call.body.items() if name != "input"}, "n_items": len(job.items)}
+    body = {name: value for name, value in call.body.items() if name != "input"}
+    again = {"body": body, "n_items": len(job.items), "weight": call.weight}
     return ResponseTurn(
         response_id=job.response_id,
         items=job.items,

@@ -33,6 +33,7 @@ class Errand:
     model: str
     timeout_s: float
     tier: Tier = Tier.PRIORITY
+    weight: float = 1.0
 
 
 def chat(request: ChatRequest, errand: Errand) -> Generate:
@@ -46,6 +47,7 @@ def chat(request: ChatRequest, errand: Errand) -> Generate:
         choices=request.n,
         constraint=_constraint(request),
         tier=tier(request, errand),
+        weight=errand.weight,
         cache_key=request.prompt_cache_key,
         timeout_s=errand.timeout_s,
     )
@@ -64,6 +66,7 @@ def completion(request: CompletionRequest, errand: Errand) -> Generate:
         echo=request.echo,
         constraint=_structure(request.structured_outputs) if request.structured_outputs else None,
         tier=tier(request, errand),
+        weight=errand.weight,
         cache_key=request.prompt_cache_key,
         timeout_s=errand.timeout_s,
     )

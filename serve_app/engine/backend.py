@@ -129,6 +129,7 @@ class LocalBackend:
             sink=mailbox.put,
             choices=request.choices,
             tier=request.tier,
+            weight=request.weight,
             echo=request.echo,
             mask=await self._mask(request, prepared),
             dry=await asyncio.to_thread(self._dry_template, request.sampling.dry) if request.sampling.dry else None,

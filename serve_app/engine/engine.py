@@ -180,11 +180,10 @@ class Engine:
 
     def _open(self, job: Job) -> None:
         """Sequences for every prompt and choice; the choices of one prompt wait for the first to compute it."""
-        score = job.echo and job.sampling.logprobs is not None
         for at, prompt in enumerate(job.prompts):
             leader: Sequence | None = None
             for choice in range(job.choices):
-                sequence = Sequence(list(prompt), job.tenant, score_prompt=score, tier=job.tier, after=leader)
+                sequence = job.sequence(prompt, leader)
                 leader = leader or sequence
                 generation = Generation(job, at * job.choices + choice, sequence, self._llama)
                 job.generations.append(generation)

@@ -30,6 +30,7 @@ class Job:
     sink: Callable[[list[Event]], None]
     choices: int = 1
     tier: Tier = Tier.DEFAULT
+    weight: float = 1.0
     echo: bool = False
     mask: Callable[[], Mask] | None = None
     dry: DryTemplate | None = None
@@ -38,6 +39,11 @@ class Job:
     n_open: int = 0
     n_cached: int = 0
     started: bool = False
+
+    def sequence(self, prompt: tuple[int, ...], leader: Sequence | None) -> Sequence:
+        """A row for one answer to the prompt; ``leader`` computes the same prompt."""
+        score = self.echo and self.sampling.logprobs is not None
+        return Sequence(list(prompt), self.tenant, score_prompt=score, tier=self.tier, weight=self.weight, after=leader)
 
     @property
     def n_prompt(self) -> int:

@@ -25,6 +25,23 @@ from serve_app.protocol.events import (
 )
 from serve_app.protocol.files import File, FilePage, FileQuery, Files, Part, Upload
 from serve_app.protocol.forward import RawBody, RawEvent, RawHead, RawRequest, Upstream
+from serve_app.protocol.keys import (
+    ENTROPY_BYTES,
+    SCOPES,
+    Account,
+    AccountPage,
+    Held,
+    Key,
+    KeyPage,
+    KeyQuery,
+    Keys,
+    Keyset,
+    Project,
+    ProjectPage,
+    Scope,
+    Secret,
+    is_ours,
+)
 from serve_app.protocol.ledger import Closed, CompletionQuery, CursorNotFound, Opened, Page, Store, StoreError, Turn
 from serve_app.protocol.requests import Chat, Constraint, Embed, Generate, Relay, Sampling, Text
 from serve_app.protocol.responses import Conversations, History, Orphan, Responses, ResponseTurn
@@ -34,6 +51,10 @@ from serve_app.protocol.vocabulary import FailureCode, Finish, Json, Order, Tier
 from serve_app.protocol.words import Detokenize, Render, Tokenize, Tokenized, Words, Work, Written
 
 __all__ = [
+    "ENTROPY_BYTES",
+    "SCOPES",
+    "Account",
+    "AccountPage",
     "Answers",
     "Attempt",
     "Backend",
@@ -65,9 +86,15 @@ __all__ = [
     "Files",
     "Finish",
     "Generate",
+    "Held",
     "History",
     "Json",
     "KeptAnswer",
+    "Key",
+    "KeyPage",
+    "KeyQuery",
+    "Keys",
+    "Keyset",
     "Mirostat",
     "ModelCard",
     "Opened",
@@ -76,6 +103,8 @@ __all__ = [
     "Page",
     "Part",
     "Progress",
+    "Project",
+    "ProjectPage",
     "RawBody",
     "RawEvent",
     "RawHead",
@@ -86,6 +115,8 @@ __all__ = [
     "ResponseTurn",
     "Responses",
     "Sampling",
+    "Scope",
+    "Secret",
     "Started",
     "Store",
     "StoreError",
@@ -105,4 +136,5 @@ __all__ = [
     "Work",
     "Written",
     "Xtc",
+    "is_ours",
 ]

@@ -40,6 +40,8 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     usage: Usage = Usage()
+    key: str | None = None
+    """The id of the key that made it; its lines may call what that key may then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from serve_app.protocol.answers import Answers
 from serve_app.protocol.batches import Batches
 from serve_app.protocol.events import Usage
 from serve_app.protocol.files import Files
+from serve_app.protocol.keys import Keys
 from serve_app.protocol.responses import Conversations, Responses, ResponseTurn
 from serve_app.protocol.streams import Streams
 from serve_app.protocol.vocabulary import Json, Order
@@ -96,6 +97,7 @@ class Store(Protocol):
     files: Files
     answers: Answers
     batches: Batches
+    keys: Keys
 
     async def write(self, entries: Sequence[Opened | Closed]) -> frozenset[str]:
         """Durable on return, all or nothing, idempotent by ``entry_id``; a late ``Opened`` never reopens.

@@ -80,6 +80,7 @@ class Generate:
     """One request for a local model. Choice index = position of the prompt * ``choices`` + j.
 
     ``cache_key``: the client's name for what its requests have in common; those of one name best go to one replica.
+    ``weight``: the tenant's part of the model when more is wanted than there is; 2 gets twice what 1 gets.
     """
 
     request_id: str
@@ -91,6 +92,7 @@ class Generate:
     echo: bool = False
     constraint: Constraint | None = None
     tier: Tier = Tier.DEFAULT
+    weight: float = 1.0
     cache_key: str | None = None
     timeout_s: float = 600.0
 

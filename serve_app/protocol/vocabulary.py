@@ -29,6 +29,7 @@ class FailureCode(StrEnum):
     UNAUTHENTICATED = "invalid_api_key"
     NOT_PERMITTED = "permission_denied"
     REMOTE_WITHOUT_KEY = "api_key_not_configured"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
     UNSUPPORTED_ENDPOINT = "unsupported_endpoint"

@@ -71,6 +71,7 @@ batches = Table(
     Column("output_file_id", Name),
     Column("error_file_id", Name),
     Column("usage", LargeBinary, nullable=False),
+    Column("key", Name),
     Column("owner", Name),
     Column("ended_s", Double),
     Index("ix_batches_listed", "tenant", "created_s", "id"),

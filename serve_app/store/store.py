@@ -17,6 +17,7 @@ from serve_app.protocol import (
     CompletionQuery,
     Files,
     Json,
+    Keys,
     Opened,
     Page,
     Store,
@@ -30,6 +31,7 @@ from serve_app.store.commit import CommitQueue
 from serve_app.store.database import Database, parse, reason
 from serve_app.store.desk import Desk, Operation
 from serve_app.store.files import FileRoom
+from serve_app.store.keys import KeyRoom
 from serve_app.store.migrations import migrate
 from serve_app.store.responses import SqlConversations, SqlResponses
 from serve_app.store.rows import Ledger, joined, ledger
@@ -61,6 +63,7 @@ class SqlStore(Store):
         self._answer_room = AnswerRoom(self._desk, lambda: self._hearing_since_s)
         self.answers: Answers = self._answer_room
         self.batches: Batches = BatchRoom(self._desk)
+        self.keys: Keys = KeyRoom(self._desk)
         self._hearing_since_s = clock()
         self.responses = SqlResponses(self._desk, lambda: self._hearing_since_s)
         self.conversations = SqlConversations(self._desk)

@@ -137,8 +137,7 @@ async def test_one_whose_claim_was_lost_on_its_way_is_found_again(tmp_path: Path
         request = {"body": {"model": "llama", "background": True}, "n_items": 1}
         turn = ResponseTurn("resp_lost", (item,), response, background=True, request=request)
         writer = home.context.ledger.writer
-        tenant = home.context.admission.admit({"type": "http", "headers": [], "client": ("127.0.0.1", 1)}).id
-        opened = Opened("e1", writer, tenant, "r1", "llama", "responses", "local", time.time(), None, turn)
+        opened = Opened("e1", writer, "local", "r1", "llama", "responses", "local", time.time(), None, turn)
         await home.context.store.write([opened])
         done = await ended(home.client(), "resp_lost")
     assert (done.status, done.output_text) == ("completed", "Hello")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from starlette.types import ASGIApp
 
+from serve_app import errors
+from serve_app.api.admission import Tenant
 from serve_app.api.batch.journal import Outcome
 from serve_app.api.batch.lines import Line
 from serve_app.api.inward import Asked, ask
 from serve_app.api.traffic import Traffic
-from serve_app.errors import envelope
+from serve_app.errors import RequestError
 from serve_app.protocol import Failed, FailureCode, Json, Tier, Usage
 
 _TRIES = 3
@@ -36,11 +38,11 @@ _BACKGROUND = Failed(FailureCode.UNSUPPORTED, "A batch is in the background alre
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks lines in their tenant's name, on the lowest tier."""
+    """Asks lines on the lowest tier, as ``tenant``, which raises ``RequestError`` when it may ask no more."""
 
     app: ASGIApp
     traffic: Traffic
-    tenant: str
+    tenant: Callable[[], Awaitable[Tenant]]
     endpoint: str
     new_id: Callable[[], str]
 
@@ -48,7 +50,7 @@ class Asker:
         """What became of the line, in the end."""
         refusal = _STREAM if line.body.get("stream") else _BACKGROUND if line.body.get("background") else None
         if refusal is not None:
-            return self._outcome(line, self.new_id(), 400, envelope(refusal))
+            return self._outcome(line, self.new_id(), 400, errors.envelope(refusal))
         failures, pause_s = 0, _FIRST_PAUSE_S
         while True:
             request_id = self.new_id()
@@ -62,7 +64,11 @@ class Asker:
 
     async def _ask(self, line: Line, request_id: str) -> tuple[int, Any]:
         async with self.traffic.line():
-            asked = Asked(self.endpoint, orjson.dumps(line.body), self.tenant, request_id, Tier.BATCH)
+            try:
+                tenant = await self.tenant()
+            except RequestError as refusal:
+                return errors.status(refusal.failed), errors.envelope(refusal.failed)
+            asked = Asked(self.endpoint, orjson.dumps(line.body), tenant, request_id, Tier.BATCH)
             status, body = await ask(self.app, asked)
         if status in _JAM:
             self.traffic.jammed()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -95,7 +96,8 @@ class Run:
     async def _ask_all(self) -> None:
         """Asks what was not answered yet, until all is, or the batch is cancelled or out of time."""
         context, batch = self._context, self._batch
-        asker = Asker(self._app, context.traffic, batch.tenant, batch.endpoint, context.new_id)
+        tenant = partial(context.admission.again, batch.tenant, batch.key)
+        asker = Asker(self._app, context.traffic, tenant, batch.endpoint, context.new_id)
         left = (line for line in lines(self._input, context.limits) if line.number not in self._journal)
         running: set[asyncio.Task[Outcome]] = set()
         try:

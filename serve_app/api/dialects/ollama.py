@@ -21,6 +21,7 @@ from serve_app.api.dialects.ollama_chat import chat_body, prompt_chat_body, raw_
 from serve_app.api.dialects.ollama_reply import Kind, OllamaReply, Telling, timestamp
 from serve_app.api.dialects.vectors import Vector, embed
 from serve_app.api.directory import no_such_model
+from serve_app.api.models import callable_models
 from serve_app.api.wire.completions import CompletionRequest
 from serve_app.api.wire.ollama import ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
 from serve_app.api.wire.shape import ShapeT, read
@@ -91,7 +92,7 @@ async def embed_prompt(request: Request) -> Answer:
 async def tags(request: Request) -> Response:
     """Every model that answers now."""
     context = context_of(request)
-    return JSONResponse({"models": [_model(card, context) for card in await context.directory.list()]})
+    return JSONResponse({"models": [_model(card, context) for card in await callable_models(request)]})
 
 
 @router.get("/api/ps")
@@ -99,7 +100,7 @@ async def running(request: Request) -> Response:
     """The same: what answers is loaded."""
     context = context_of(request)
     expires = {"expires_at": timestamp(context.clock() + _FOR_EVER_S), "size_vram": 0}
-    cards = await context.directory.list()
+    cards = await callable_models(request)
     return JSONResponse(
         {"models": [_model(card, context) | expires | {"context_length": card.context_length or 0} for card in cards]}
     )
@@ -111,7 +112,7 @@ async def show(request: Request) -> Response:
     context = context_of(request)
     wanted = read(ShowRequest, await body_of(request), context.limits)
     name = wanted.model or wanted.name
-    cards = {card.id: card for card in await context.directory.list()}
+    cards = {card.id: card for card in await callable_models(request)}
     card = cards.get(name) or cards.get(name.removesuffix(_LATEST))
     if card is None:
         raise no_such_model(name)
