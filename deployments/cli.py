@@ -1,4 +1,4 @@
-"""The command line: ``llm-backend run``, ``models pull``, ``db migrate`` and ``k8s …``."""
+"""The command line: ``llm-backend run``, ``models pull``, ``db migrate``, ``keys …`` and ``k8s …``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from config import default_model, settings
+from deployments.key_commands import app as keys
 from deployments.kuberay.commands import app as kubernetes
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="An OpenAI-compatible LLM backend on Ray Serve.")
@@ -21,6 +22,7 @@ models = typer.Typer(no_args_is_help=True, help="Model files.")
 app.add_typer(models, name="models")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(db, name="db")
+app.add_typer(keys, name="keys")
 app.add_typer(kubernetes, name="k8s")
 
 _say = Console(highlight=False, soft_wrap=True)

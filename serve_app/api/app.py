@@ -32,6 +32,7 @@ from serve_app.api.dialects import anthropic, ollama, rerank
 from serve_app.api.enduring import Enduring, Watch
 from serve_app.api.gate import Gate
 from serve_app.api.housekeeping import keep_house
+from serve_app.api.organization import accounts, admin_keys, project_keys, projects
 
 
 def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = None) -> Gate:
@@ -73,6 +74,10 @@ def create_app(context: Context, *, own_request_id: bool, watch: Watch | None = 
         anthropic,
         rerank,
         ollama,
+        admin_keys,
+        projects,
+        project_keys,
+        accounts,
         health,
     ):
         # Flat, not included as sub-applications: one list of routes tells all there is (for 405 and for the tests).

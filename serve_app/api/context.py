@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -20,7 +21,8 @@ from serve_app.protocol import Store, Tier
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """``new_id`` gives 32 hexadecimal characters, never twice the same; ``clock`` wall time, in seconds."""
+    """``new_id`` gives 32 hexadecimal characters, never twice the same; ``clock`` wall time, in seconds;
+    ``entropy`` as many bytes that nobody can guess."""
 
     directory: Directory
     store: Store
@@ -30,6 +32,7 @@ class Context:
     limits: Limits
     new_id: Callable[[], str]
     clock: Callable[[], float]
+    entropy: Callable[[int], bytes] = secrets.token_bytes
     background: Background = field(default_factory=Background)
     traffic: Traffic = field(default_factory=Traffic)
 

@@ -107,7 +107,7 @@ async def pass_on(request: Request, address: str, path: str) -> Response:
     body = Body(aiter(request.stream()))
     head = await body.head()
     if tenant.models is not None:
-        _check_model(tenant, request.path_params.get("model"), head)
+        check_model(tenant, request.path_params.get("model"), head)
     model = request.path_params.get("model") or model_of(head)
     name, route = await context.directory.forwarder(model, request.headers.get(_NAMED))
     key = caller_key(request, tenant.id) if route.caller_key else None
@@ -125,7 +125,7 @@ async def pass_on(request: Request, address: str, path: str) -> Response:
     return Passage(context, opened, route.backend, _raw(request, path, key, context.limits.timeout_s), body)
 
 
-def _check_model(tenant: Tenant, named: str | None, head: bytes) -> None:
+def check_model(tenant: Tenant, named: str | None, head: bytes) -> None:
     """For a key that may call some models only: what it sends must leave no doubt which one the upstream will see.
 
     Of a form, of JSON that is not here whole and of no body at all, nobody here knows.

@@ -116,11 +116,22 @@ class KeyQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What a key shall be from now on; None leaves it as it is, no ``models`` at all lets it call any."""
+
+    name: str | None = None
+    models: tuple[str, ...] | None = None
+    weight: float | None = None
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyPage:
-    """``data`` in order; ``has_more``: there is another page after it."""
+    """``data`` in order, the ``accounts`` of those that have one; ``has_more``: there is another page after it."""
 
     data: tuple[Key, ...]
     has_more: bool
+    accounts: tuple[Account, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,7 @@ class Keys(Protocol):
 
     async def keys(self, query: KeyQuery) -> KeyPage: ...
 
-    async def rename(self, key_id: str, name: str) -> Key | None:
+    async def change(self, key_id: str, change: KeyChange) -> Key | None:
         """None: there is no such key, or it is revoked."""
         ...
 

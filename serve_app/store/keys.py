@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, RowMapping, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serve_app.protocol import Account, Held, Key, KeyPage, KeyQuery, Keys, Keyset, Scope
+from serve_app.protocol import Account, Held, Key, KeyChange, KeyPage, KeyQuery, Keys, Keyset, Scope
 from serve_app.store.desk import Desk
 from serve_app.store.listed import page
 from serve_app.store.projects import ProjectRoom, live_project, touch, version
@@ -63,10 +63,15 @@ class KeyRoom(ProjectRoom, Keys):
             rows, more = await page(
                 connection, api_keys, conditions, query.after, query.limit, newest_first=query.newest_first
             )
-        return KeyPage(tuple(map(_key, rows)), more)
+            named = select(accounts).where(accounts.c.id.in_([row["account"] for row in rows if row["account"]]))
+            theirs = (await connection.execute(named)).mappings().all()
+        return KeyPage(tuple(map(_key, rows)), more, tuple(Account(**row) for row in theirs))
 
-    async def rename(self, key_id: str, name: str) -> Key | None:
-        return await self._change(key_id, {"name": name})
+    async def change(self, key_id: str, change: KeyChange) -> Key | None:
+        values = {name: value for name, value in asdict(change).items() if value is not None}
+        if change.models is not None:
+            values["models"] = encode(change.models) if change.models else None
+        return await self._change(key_id, values | {"id": key_id})
 
     async def rotate(self, key_id: str, secret: tuple[str, str], overlap_s: float) -> Key | None:
         digest, hint = secret

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "/v1/responses": "tests/api/test_responses.py",
     "/v1/conversations": "tests/api/test_conversations.py",
     "/v1/batches": "tests/api/test_batches.py",
+    "/v1/organization": "tests/api/test_organization.py",
     "/v1/messages": "tests/api/test_anthropic.py",
     "/api": "tests/api/test_ollama.py",
     "/v1/rerank": "tests/api/test_azure_and_rerank.py",

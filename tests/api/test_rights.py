@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import orjson
 import pytest
 
+from serve_app.api.admission import Tenant
 from serve_app.api.gate import Gate
 from serve_app.api.keyring import Keyring
-from serve_app.protocol import Delta, Done, Generate, Secret, Started, Usage
+from serve_app.api.passthrough import check_model
+from serve_app.errors import RequestError
+from serve_app.protocol import Delta, Done, FailureCode, Generate, Secret, Started, Usage
 from tests.api.everything import MODEL, Everything
 from tests.api.keyed import KeyedHouse, keyed_house
 from tests.api.serving import failure
@@ -157,6 +161,31 @@ async def test_the_lines_of_a_batch_may_call_what_its_key_may(house: KeyedHouse)
         403,
         "model_not_allowed",
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "named", "passes"),
+    [
+        (b'{"model": "mine"}', None, True),
+        (b'{"model": "mine"}', "mine", True),
+        (b'{"input": "x"}', "mine", True),
+        (b'{"model": "theirs"}', "mine", False),
+        (b'{"model": "mine"}', "theirs", False),
+        (b'{"model": "mine", "model": "theirs"}', None, False),
+        (b'{"a": {"model": "mine"}, "model": "theirs"', None, False),
+        (b'{"model": ["mine"]}', None, False),
+        (b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nmine\r\n', None, False),
+        (b"", None, False),
+        (b"", "mine", False),
+    ],
+)
+def test_what_is_passed_on_for_a_key_with_models_names_one_of_them_beyond_doubt(
+    head: bytes, named: str | None, passes: bool
+) -> None:
+    tenant = Tenant("proj_1", models=frozenset({"mine"}))
+    with nullcontext() if passes else pytest.raises(RequestError) as caught:
+        check_model(tenant, named, head)
+    assert passes or caught.value.failed.code is FailureCode.MODEL_NOT_ALLOWED
 
 
 def wrong_keys(right: str, count: int) -> list[tuple[bool, str]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.protocol import Account, CursorNotFound, Key, KeyQuery, Keyset, Project, Secret
+from serve_app.protocol import Account, CursorNotFound, Key, KeyChange, KeyQuery, Keyset, Project, Secret
 from serve_app.store import SqlStore
 from tests.store.entries import T0, FakeClock
 
@@ -49,7 +49,7 @@ async def test_a_key_is_found_whole_by_its_digest(keyed: SqlStore) -> None:
 async def test_every_change_of_what_opens_the_door_makes_a_new_version(keyed: SqlStore) -> None:
     changes = [
         keyed.keys.add(replace(KEY, id="key_3"), "digest-3"),
-        keyed.keys.rename("key_1", "other"),
+        keyed.keys.change("key_1", KeyChange(name="other")),
         keyed.keys.rotate("key_1", ("digest-4", "hint"), 10),
         keyed.keys.revoke("key_3"),
         keyed.keys.delete_account("proj_1", "acct_1"),
@@ -73,13 +73,21 @@ async def test_a_rotated_key_opens_with_both_until_the_overlap_is_over(keyed: Sq
     assert until == {"digest-new": T0 + 60, "digest-1": min(clock.now + 30, T0 + 60)}
 
 
+async def test_a_key_is_changed_where_it_is_said_and_nowhere_else(keyed: SqlStore) -> None:
+    assert await keyed.keys.change("key_1", KeyChange(weight=0.5)) == replace(KEY, weight=0.5)
+    named = await keyed.keys.change("key_1", KeyChange(name="x", models=("a",), expires_s=T0 + 9))
+    assert named == replace(KEY, weight=0.5, name="x", models=("a",), expires_s=T0 + 9)
+    assert await keyed.keys.change("key_1", KeyChange(models=())) == replace(named, models=None)
+    assert await keyed.keys.change("key_1", KeyChange()) == replace(named, models=None)
+
+
 async def test_a_revoked_key_opens_nothing_and_is_still_known(keyed: SqlStore) -> None:
     revoked = await keyed.keys.revoke("key_1")
     assert revoked is not None
     assert revoked.revoked_s is not None
     assert await opened_by(keyed) == {"digest-2": "key_2"}
     assert await keyed.keys.revoke("key_1") == revoked
-    assert await keyed.keys.rename("key_1", "x") is None
+    assert await keyed.keys.change("key_1", KeyChange(weight=2)) is None
     assert await keyed.keys.rotate("key_1", ("digest-9", "h"), 0) is None
     assert (await keyed.keys.keys(KeyQuery())).data == (ADMIN,)
     assert (await keyed.keys.keys(KeyQuery(revoked=True))).data == (revoked, ADMIN)
@@ -111,7 +119,7 @@ async def test_pages_of_keys_are_of_one_project_or_of_the_organization(keyed: Sq
     for key in more:
         assert await keyed.keys.add(key, f"digest-{key.id}")
     first = await keyed.keys.keys(KeyQuery(project="proj_1", limit=2))
-    assert (first.data, first.has_more) == ((KEY, more[0]), True)
+    assert (first.data, first.has_more, first.accounts) == ((KEY, more[0]), True, (ACCOUNT,))
     rest = await keyed.keys.keys(KeyQuery(project="proj_1", limit=2, after=more[0].id))
     assert (rest.data, rest.has_more) == ((more[1], more[2]), False)
     newest = await keyed.keys.keys(KeyQuery(project="proj_1", newest_first=True, after=more[1].id))

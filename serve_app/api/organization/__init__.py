@@ -1,0 +1,1 @@
+"""``/v1/organization``: keys, projects and service accounts, in OpenAI's shapes. For keys with the scope ``admin``."""
