@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serve_app.engine.backend import LocalBackend
 from serve_app.engine.llama import Llama
 from serve_app.engine.loading import LocalModelOptions, load
+from serve_app.engine.sequence import Sequence
 from serve_app.protocol import Chat, Failed, FailureCode, Relay, Text
 from tests.engine.asking import ask, chat, request
 from tests.model import model_path
@@ -21,6 +24,21 @@ async def test_the_model_answers_in_its_own_words(backend: LocalBackend) -> None
     assert answer.text() == " Paris."
     assert answer.finish() == "length"
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 2)
+
+
+async def test_the_weight_of_a_request_is_that_of_all_its_sequences(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, weights = backend.engine._scheduler, []
+    add = scheduler.add
+
+    def noted(sequence: Sequence) -> None:
+        weights.append(sequence.weight)
+        add(sequence)
+
+    monkeypatch.setattr(scheduler, "add", noted)
+    await ask(backend, replace(request("Hello", n=1), choices=2, weight=2.5))
+    assert weights == [2.5, 2.5]
 
 
 async def test_the_end_token_ends_with_stop_and_is_not_text(backend: LocalBackend) -> None:

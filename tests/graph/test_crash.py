@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import openai
@@ -14,7 +20,7 @@ import pytest
 
 from tests.crowd import Ending, crowd
 from tests.graph.conftest import KEY
-from tests.running import Graph, wait_for
+from tests.running import ROOT, Graph, wait_for
 
 pytestmark = pytest.mark.graph
 
@@ -62,6 +68,24 @@ def test_a_wrong_key_and_no_key_are_refused(pair: Graph) -> None:
         assert answer.json()["error"]["code"] == "invalid_api_key"
     assert httpx.get(f"{pair.url}/v1/models", headers={"api-key": KEY}).status_code == 200
     assert httpx.get(f"{pair.url}/health").status_code == 200
+
+
+def keys(graph: Graph, *arguments: str) -> Any:
+    """What ``llm-backend keys`` says, on the database of the graph that is running."""
+    command = [sys.executable, "-m", "deployments.cli", "keys", *arguments, "--json"]
+    environment = os.environ | {"DATABASE_URL": f"sqlite:///{graph.database}"}
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, cwd=ROOT).stdout)
+
+
+def test_a_key_opens_as_soon_as_it_is_made_and_nothing_5_seconds_after_it_is_revoked(pair: Graph) -> None:
+    made = keys(pair, "create", "ci", "--model", "llama", "--weight", "2")
+    mine = replace(pair, key=made["value"])
+    assert ask(mine, store=True)
+    assert [model.id for model in mine.client().models.list()] == ["llama"]
+    keys(pair, "revoke", made["id"])
+    headers = {"api-key": mine.key}
+    wait_for(lambda: httpx.get(f"{pair.url}/v1/models", headers=headers).status_code == 401, 5, "the key is refused")
+    assert ask(pair)
 
 
 def test_a_killed_engine_ends_its_streams_with_one_error_event_and_is_back_within_10_s(pair: Graph) -> None:
