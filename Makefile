@@ -27,7 +27,8 @@ run: $(VENV)/.runtime ## serve on 127.0.0.1:$(PORT) until Ctrl-C
 
 test: $(VENV)/.dev lint types layers sizes ## everything CI runs: lint, types, layers, sizes, all tests
 	@$(BIN)/llm-backend models pull
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -m "not graph" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "graph and not slow"
 
 lint: $(VENV)/.dev ## ruff, and hadolint for the Dockerfile
 	@$(BIN)/ruff check .
@@ -48,7 +49,7 @@ sizes: $(VENV)/.dev ## how long functions and modules are
 	@$(BIN)/python tests/sizes.py
 
 unit: $(VENV)/.dev ## tests without Ray
-	@$(BIN)/python -m pytest -q -m "not graph"
+	@$(BIN)/python -m pytest -q -m "not graph" -n 2 --dist loadfile
 
 graph: $(VENV)/.dev ## tests on real Ray
 	@$(BIN)/python -m pytest -q -m graph
@@ -68,8 +69,9 @@ bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 bench-store: $(VENV)/.dev ## what storing a turn costs, on SQLite and on Postgres
 	@$(BIN)/python -m bench.store
 
-test-crash: $(VENV)/.dev ## kill -9 at random moments until 1,000 turns and 200 responses are stored
+test-crash: $(VENV)/.dev ## kill -9 at random moments until 1,000 turns and 200 responses are stored, and under a batch
 	@$(BIN)/llm-backend models pull
+	@$(BIN)/python -m pytest -q -m slow tests/graph
 	@CRASH_TURNS=1000 $(BIN)/python -m pytest -q -s tests/graph/test_crash_ledger.py
 
 lock: $(VENV)/.dev ## renew the lock files from pyproject.toml

@@ -13,6 +13,7 @@ from pathlib import Path
 from serve_app.api.app import create_app
 from serve_app.api.blobs import Blobs
 from serve_app.api.gate import Gate
+from serve_app.api.limits import Limits
 from serve_app.protocol import (
     Delta,
     Done,
@@ -30,6 +31,8 @@ from tests.api.serving import listening, make_context
 from tests.fakes import card
 
 MODEL = "llama"
+PATIENT = Limits(store_timeout_s=30)
+"""A busy machine is no reason for a 503."""
 
 
 class Everything:
@@ -57,7 +60,7 @@ class Everything:
 @asynccontextmanager
 async def open_house(folder: Path) -> AsyncGenerator[Gate]:
     store = await SqlStore.open(f"sqlite:///{folder}/everything.db")
-    context = make_context(local={MODEL: Everything()}, store=store, blobs=Blobs(folder / "files"))
+    context = make_context(local={MODEL: Everything()}, store=store, blobs=Blobs(folder / "files"), limits=PATIENT)
     try:
         yield create_app(context, own_request_id=True)
     finally:

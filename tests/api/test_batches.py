@@ -147,7 +147,7 @@ async def test_a_wrong_input_fails_the_batch_and_says_where(
     assert batch.failed_at is not None
 
 
-@pytest.mark.parametrize("endpoint", ["/v1/videos", "/v1/batches", "/v1/none"])
+@pytest.mark.parametrize("endpoint", ["/v1/batches", "/v1/none"])
 async def test_an_endpoint_that_does_not_answer_fails_the_batch(kept: Kept, endpoint: str) -> None:
     batch = await kept.until((await kept.create(line("a", url=endpoint), endpoint)).id, "failed")
     assert batch.errors is not None

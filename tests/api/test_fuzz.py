@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-EXAMPLES = 8
+EXAMPLES = 5
 """Of each route, in either mode. Always the same: what failed once fails again."""
 
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)

@@ -203,9 +203,8 @@ def test_the_best_are_chosen_by_logprobs_nobody_asked_for() -> None:
 
 
 def test_suffix_and_echo_are_passed_on() -> None:
-    request = completion(prompt="a", suffix="z", echo=True)
-    assert request.prompts == (Text("a", "z"),)
-    assert request.echo
+    assert completion(prompt="a", suffix="z").prompts == (Text("a", "z"),)
+    assert completion(prompt="a", echo=True).echo
 
 
 def test_a_relayed_request_is_the_clients_own_but_for_the_model() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.running import start_graph, stop_graph, wait_for
 
-pytestmark = pytest.mark.graph
+pytestmark = [pytest.mark.graph, pytest.mark.slow]
 
 N_LINES = 40
 ENDPOINT = "/v1/chat/completions"
