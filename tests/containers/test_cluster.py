@@ -78,6 +78,9 @@ def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     folder = tmp_path_factory.mktemp("containers")
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o755)
+    shared = folder / "data"
+    shared.mkdir()
+    shared.chmod(0o777)
     with network() as (name, gateway), running_server(beyond=gateway) as postgres:
         database = postgres.create_database()
         given = Given(
@@ -85,7 +88,7 @@ def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
                 "llm-backend-database": {"DATABASE_URL": database.replace("127.0.0.1", "llm-backend-postgres")},
                 "llm-backend-keys": {"LLM_BACKEND_API_KEY": KEY},
             },
-            volumes={"llm-backend-models": MODEL_FILE.parent},
+            volumes={"llm-backend-models": MODEL_FILE.parent, "llm-backend-data": shared},
             hosts={"llm-backend-postgres": gateway},
         )
         operator = Operator(production(), name, folder, given)
@@ -124,6 +127,14 @@ def test_the_image_runs_as_nobody_in_particular_and_holds_no_model_and_no_key(im
     assert docker.run("run", "--rm", image, "bash", "-c", look).split() == ["1000"]
     tools = "for each in bash wget grep ray llm-backend; do command -v $each > /dev/null || echo $each; done"
     assert docker.run("run", "--rm", image, "bash", "-c", tools) == ""
+
+
+def test_a_file_given_to_one_worker_is_read_through_another(cluster: Cluster) -> None:
+    first, second = cluster.workers
+    with cluster.client(first) as client:
+        kept = client.files.create(file=("notes.txt", b"shared by all"), purpose="user_data")
+    with cluster.client(second) as client:
+        assert client.files.content(kept.id).read() == b"shared by all"
 
 
 def test_chat_streams_and_turns_work_through_every_worker(cluster: Cluster) -> None:

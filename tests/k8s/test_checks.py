@@ -73,6 +73,7 @@ def _serve(old: str, new: str) -> Callable[[list[Manifest]], None]:
 CASES: dict[str, tuple[str, Callable[[list[Manifest]], Any]]] = {
     "an absent ConfigMap": ("ConfigMap llm-backend-env", _without("ConfigMap", "llm-backend-env")),
     "an absent volume claim": ("PersistentVolumeClaim", _without("PersistentVolumeClaim", "llm-backend-models")),
+    "no volume for what users keep": ("PersistentVolumeClaim", _without("PersistentVolumeClaim", "llm-backend-data")),
     "an absent service": ("no service chatbot-ui", _without("Service", "chatbot-ui")),
     "a volume that is not mounted from": ("no volume models", lambda m: _pod(m)["volumes"].pop(1)),
     "a selector that matches nothing": (

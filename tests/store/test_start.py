@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 TABLES = {"messages", "turns", "labels", "usage", "writers", "streams", "stretches", "alembic_version"}
 TABLES |= {"responses", "conversations", "answers"}
 TABLES |= {"files", "uploads", "parts", "batches"}
+TABLES |= {"projects", "service_accounts", "api_keys", "keyring"}
 
 OPENER = """
 import asyncio, sys
