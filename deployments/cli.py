@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from config import default_model, settings
+from config import default_model, neighbours, settings
 from deployments.key_commands import app as keys
 from deployments.kuberay.commands import app as kubernetes
 
@@ -64,6 +64,11 @@ def run(
     if any(model.file == default_model.PATH for model in told.catalogue.models.values()):
         _default_model()
     settings.forget_secrets(told)
+    with neighbours.kept_apart():
+        _serve(told, port, models_file, dashboard)
+
+
+def _serve(told: settings.Settings, port: int, models_file: Path | None, dashboard: bool) -> None:
     # Only now: Ray reads its environment when it is imported.
     from deployments.local_run import LocalRun, StartError
 

@@ -113,6 +113,8 @@ def ray_environment() -> dict[str, str]:
     folder = Path("/tmp") / f"llmb-{os.getpid()}-{free_port()}"  # a Unix socket's path must be short
     folder.mkdir()
     return {
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -128,7 +130,7 @@ def start_graph(folder: Path, models: dict[str, object], environment: dict[str, 
     models_file = folder / "models.yaml"
     models_file.write_text(yaml.safe_dump(models))
     port, database = free_port(), folder / "graph.db"
-    environment = {**ray_environment(), "DATABASE_URL": f"sqlite:///{database}", **environment}
+    environment = {"DATABASE_URL": f"sqlite:///{database}", **environment}
     environment.setdefault("LLM_BACKEND_DATA_DIR", str(folder))
     command = [sys.executable, "-m", "deployments.cli", "run", "--port", str(port), "--models-file", str(models_file)]
     began = time.monotonic()

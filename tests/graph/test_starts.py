@@ -16,7 +16,7 @@ import yaml
 from dotenv import dotenv_values
 
 from tests.postgres_server import running_server
-from tests.running import ROOT, answers, free_port, ray_environment, start, start_graph, stop_graph, wait_for
+from tests.running import ROOT, Graph, answers, free_port, ray_environment, start, start_graph, stop_graph, wait_for
 
 pytestmark = pytest.mark.graph
 
@@ -114,3 +114,34 @@ def test_a_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
         assert process.popen.wait(60) == 1
         wait_for(lambda: f"Port {port} is taken" in process.text, 5, "the complaint")
         assert "Traceback" not in process.text
+
+
+def test_two_servers_on_one_machine_never_answer_for_each_other(tmp_path: Path, model_file: Path) -> None:
+    """Not even while one of them has nobody who could answer."""
+    graphs = []
+    try:
+        for name in ("left", "right"):
+            (tmp_path / name).mkdir()
+            models: dict[str, object] = {"models": {name: {"file": str(model_file), "threads": 1}}, "aliases": {}}
+            graphs.append(start_graph(tmp_path / name, models, {}))
+        left, right = graphs
+        for replica in left.replicas("Ingress"):
+            replica.kill()
+        seen: set[str] = set()
+        wait_for(lambda: _sees(left, seen), 60, "the left server answers again")
+        assert seen == {"left"}
+        assert {model.id for model in right.client().models.list()} == {"right"}
+    finally:
+        for graph in graphs:
+            stop_graph(graph)
+
+
+def _sees(graph: Graph, seen: set[str]) -> bool:
+    """Asks for the models once, over a connection of its own, and notes what it is told."""
+    try:
+        answer = httpx.get(f"{graph.url}/v1/models", timeout=2)
+    except httpx.HTTPError:
+        return False
+    if answer.status_code == 200:
+        seen.update(model["id"] for model in answer.json()["data"])
+    return answer.status_code == 200 and bool(graph.replicas("Ingress"))
