@@ -69,7 +69,7 @@ bench: $(VENV)/.dev ## side by side with llama_cpp.server; writes bench/results
 bench-store: $(VENV)/.dev ## what storing a turn costs, on SQLite and on Postgres
 	@$(BIN)/python -m bench.store
 
-test-crash: $(VENV)/.dev ## kill -9 at random moments until 1,000 turns and 200 responses are stored, and under a batch
+test-crash: $(VENV)/.dev ## kill -9 at random moments until 1,000 turns and 200 responses are stored, under a batch, of a node
 	@$(BIN)/llm-backend models pull
 	@$(BIN)/python -m pytest -q -m slow tests/graph
 	@CRASH_TURNS=1000 $(BIN)/python -m pytest -q -s tests/graph/test_crash_ledger.py

@@ -23,7 +23,7 @@ from dotenv import dotenv_values
 from tests.crowd import crowd
 from tests.running import ROOT, Process, free_port, ray_environment, wait_for
 
-pytestmark = [pytest.mark.graph, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.graph, pytest.mark.slow, pytest.mark.timeout(400)]
 
 KEY = "sk-test-key-of-ours-0123456789"
 CPU_NODE = {"num_cpus": 4, "labels": {"group": "cpu"}}
