@@ -5,12 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.api.body import parse
 from serve_app.api.context import context_of, tenant_of
 from serve_app.api.files import no_such_file
-from serve_app.api.listing import is_id, listed, query_of, soon
+from serve_app.api.incoming import asked, known, sent, there
+from serve_app.api.listing import listed, soon
 from serve_app.api.wire.batches import BatchPaging, NewBatch, batch_json
-from serve_app.api.wire.shape import read
 from serve_app.errors import RequestError
 from serve_app.protocol import Batch, FailureCode
 
@@ -24,10 +23,9 @@ async def create_batch(request: Request) -> Response:
     """Takes a batch. Its input is looked at afterwards: what is wrong with it, the batch will tell."""
     context, admitted = context_of(request), tenant_of(request)
     tenant = admitted.id
-    asked = read(NewBatch, parse(await request.body(), context.limits), context.limits)
-    file = await soon(context.store.files.file(tenant, asked.input_file_id), context.limits)
-    if file is None:
-        raise no_such_file("input_file_id")
+    wanted = await sent(request, NewBatch)
+    found = context.store.files.file(tenant, wanted.input_file_id)
+    file = there(await soon(found, context.limits), no_such_file("input_file_id"))
     if file.purpose != "batch":
         text = "The input file must have been sent with the purpose 'batch'."
         raise RequestError(FailureCode.INVALID_REQUEST, text, "input_file_id")
@@ -35,13 +33,13 @@ async def create_batch(request: Request) -> Response:
     batch = Batch(
         id=f"batch_{context.new_id()}",
         tenant=tenant,
-        endpoint=asked.endpoint,
+        endpoint=wanted.endpoint,
         input_file_id=file.id,
-        completion_window=asked.completion_window,
+        completion_window=wanted.completion_window,
         created_s=now_s,
         expires_s=now_s + _WINDOW_S,
-        keep_s=asked.keep_s,
-        metadata=asked.metadata,
+        keep_s=wanted.keep_s,
+        metadata=wanted.metadata,
         key=admitted.key,
     )
     await soon(context.store.batches.create(batch), context.limits)
@@ -53,8 +51,8 @@ async def create_batch(request: Request) -> Response:
 async def list_batches(request: Request) -> Response:
     """A page of the tenant's batches, newest first."""
     context = context_of(request)
-    asked = read(BatchPaging, dict(query_of(request)), context.limits)
-    page = await soon(context.store.batches.batches(tenant_of(request).id, asked.after, asked.limit), context.limits)
+    wanted = asked(request, BatchPaging)
+    page = await soon(context.store.batches.batches(tenant_of(request).id, wanted.after, wanted.limit), context.limits)
     return listed([batch_json(batch) for batch in page.data], page.has_more)
 
 
@@ -62,8 +60,8 @@ async def list_batches(request: Request) -> Response:
 async def get_batch(request: Request, batch_id: str) -> Response:
     """One batch, as far as it is."""
     context = context_of(request)
-    asked = context.store.batches.batch(tenant_of(request).id, _known(batch_id))
-    return _found(await soon(asked, context.limits))
+    found = context.store.batches.batch(tenant_of(request).id, _known(batch_id))
+    return _found(await soon(found, context.limits))
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
@@ -77,16 +75,11 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
 
 
 def _known(batch_id: str) -> str:
-    """The id, unless it is one that cannot exist: no such text reaches the database."""
-    if not is_id(batch_id):
-        raise _not_found()
-    return batch_id
+    return known(batch_id, _not_found())
 
 
 def _found(batch: Batch | None) -> Response:
-    if batch is None:
-        raise _not_found()
-    return JSONResponse(batch_json(batch))
+    return JSONResponse(batch_json(there(batch, _not_found())))
 
 
 def _not_found() -> RequestError:

@@ -10,13 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from serve_app.api import multipart
 from serve_app.api.blobs import Blobs, Draft, unwritable
-from serve_app.api.body import parse
 from serve_app.api.context import Context, context_of, tenant_of
 from serve_app.api.files import kept, new_draft
-from serve_app.api.listing import is_id, soon
+from serve_app.api.incoming import known, sent, there
+from serve_app.api.listing import soon
 from serve_app.api.uploads import takes
 from serve_app.api.wire.files import CompleteUpload, NewUpload, part_json, upload_json
-from serve_app.api.wire.shape import read
 from serve_app.errors import RequestError
 from serve_app.protocol import FailureCode, File, Part, Upload
 
@@ -30,7 +29,7 @@ _PIECE_BYTES = 1 << 20
 async def create_upload(request: Request) -> Response:
     """Announces a file."""
     context = context_of(request)
-    asked = read(NewUpload, parse(await request.body(), context.limits), context.limits)
+    asked = await sent(request, NewUpload)
     if asked.bytes > context.limits.max_joined_bytes:
         text = f"The file is larger than {context.limits.max_joined_bytes} bytes."
         raise RequestError(FailureCode.INVALID_REQUEST, text, "bytes", "integer_above_max_value")
@@ -52,7 +51,7 @@ async def create_upload(request: Request) -> Response:
 async def add_part(request: Request, upload_id: str) -> Response:
     """Takes a piece of the file."""
     context = context_of(request)
-    await _pending(request, upload_id)
+    _must_be_pending(await _known(request, upload_id))
     part_id = f"part_{context.new_id()}"
     with await new_draft(context, part_id) as draft:
         await multipart.receive(request, draft, "data", context.limits.max_part_bytes)
@@ -70,11 +69,11 @@ async def add_part(request: Request, upload_id: str) -> Response:
 async def complete_upload(request: Request, upload_id: str) -> Response:
     """Makes the parts one file, in the order the client names. Completed again, it answers the same."""
     context, tenant = context_of(request), tenant_of(request).id
-    asked = read(CompleteUpload, parse(await request.body(), context.limits), context.limits)
+    asked = await sent(request, CompleteUpload)
     upload = await _known(request, upload_id)
     if upload.status == "completed":
         return JSONResponse(upload_json(upload))
-    upload = await _pending(request, upload_id)
+    _must_be_pending(upload)
     parts = await soon(context.store.files.parts(tenant, upload_id), context.limits)
     _check(upload, asked, parts)
     file = await _joined(context, upload, asked)
@@ -102,18 +101,13 @@ async def cancel_upload(request: Request, upload_id: str) -> Response:
 
 async def _known(request: Request, upload_id: str) -> Upload:
     context = context_of(request)
-    asked = context.store.files.upload(tenant_of(request).id, upload_id) if is_id(upload_id) else None
-    upload = None if asked is None else await soon(asked, context.limits)
-    if upload is None:
-        raise _over(None)
-    return upload
+    found = context.store.files.upload(tenant_of(request).id, known(upload_id, _over(None)))
+    return there(await soon(found, context.limits), _over(None))
 
 
-async def _pending(request: Request, upload_id: str) -> Upload:
-    upload = await _known(request, upload_id)
+def _must_be_pending(upload: Upload) -> None:
     if upload.status != "pending":
         raise _over(upload)
-    return upload
 
 
 def _over(upload: Upload | None) -> RequestError:

@@ -12,7 +12,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from serve_app.api import multipart
 from serve_app.api.blobs import Draft, unwritable
 from serve_app.api.context import Context, context_of, tenant_of
-from serve_app.api.listing import is_id, listed, query_of, soon
+from serve_app.api.incoming import asked, known, there
+from serve_app.api.listing import listed, soon
 from serve_app.api.uploads import takes
 from serve_app.api.wire.files import FilePaging, NewFile, file_json
 from serve_app.api.wire.shape import read
@@ -30,11 +31,11 @@ async def create_file(request: Request) -> Response:
     context, file_id = context_of(request), f"file-{context_of(request).new_id()}"
     with await new_draft(context, file_id) as draft:
         form = await multipart.receive(request, draft, "file", context.limits.max_file_bytes)
-        asked = read(NewFile, _nested(form.fields), context.limits)
+        wanted = read(NewFile, _nested(form.fields), context.limits)
         now_s = context.clock()
-        expires_s = None if asked.keep_s is None else now_s + asked.keep_s
+        expires_s = None if wanted.keep_s is None else now_s + wanted.keep_s
         name = form.filename or "file"
-        file = File(file_id, tenant_of(request).id, draft.size, now_s, name, asked.purpose, expires_s)
+        file = File(file_id, tenant_of(request).id, draft.size, now_s, name, wanted.purpose, expires_s)
         await kept(draft)
     await soon(context.store.files.add(file), context.limits)
     return JSONResponse(file_json(file))
@@ -44,8 +45,8 @@ async def create_file(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """A page of the tenant's files."""
     context = context_of(request)
-    asked = read(FilePaging, dict(query_of(request)), context.limits)
-    query = FileQuery(asked.after, asked.limit, asked.order, asked.purpose)
+    wanted = asked(request, FilePaging)
+    query = FileQuery(wanted.after, wanted.limit, wanted.order, wanted.purpose)
     page = await soon(context.store.files.files(tenant_of(request).id, query), context.limits)
     return listed([file_json(file) for file in page.data], page.has_more)
 
@@ -71,7 +72,8 @@ async def get_content(request: Request, file_id: str) -> Response:
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forgets one file; its bytes go too, once nothing needs them."""
     context = context_of(request)
-    if not is_id(file_id) or not await soon(context.store.files.delete(tenant_of(request).id, file_id), context.limits):
+    deleted = context.store.files.delete(tenant_of(request).id, known(file_id, no_such_file()))
+    if not await soon(deleted, context.limits):
         raise no_such_file()
     for name in await soon(context.store.files.unneeded([file_id]), context.limits):
         await asyncio.to_thread(context.blobs.remove, name)
@@ -100,12 +102,8 @@ async def kept(draft: Draft) -> None:
 
 async def _found(request: Request, file_id: str) -> File:
     context = context_of(request)
-    file = (
-        await soon(context.store.files.file(tenant_of(request).id, file_id), context.limits) if is_id(file_id) else None
-    )
-    if file is None:
-        raise no_such_file()
-    return file
+    found = context.store.files.file(tenant_of(request).id, known(file_id, no_such_file()))
+    return there(await soon(found, context.limits), no_such_file())
 
 
 def _nested(fields: dict[str, str]) -> Json:

@@ -12,14 +12,15 @@ from serve_app.api.calls import Call, receive
 from serve_app.api.context import Context, context_of, tenant_of
 from serve_app.api.enduring import Enduring
 from serve_app.api.history import kept, no_response, past
-from serve_app.api.listing import is_id, listed, query_of, soon
+from serve_app.api.incoming import asked, known, there
+from serve_app.api.listing import listed, soon
 from serve_app.api.replay import position_asked, replay
 from serve_app.api.responding import Job, answer
 from serve_app.api.resumable import Resumable
 from serve_app.api.wire.responses import Asked, ItemPage, ResponseRequest
 from serve_app.api.wire.shape import read
 from serve_app.errors import RequestError
-from serve_app.protocol import CompletionQuery, FailureCode, Json
+from serve_app.protocol import FailureCode, Json
 
 router = APIRouter()
 
@@ -65,9 +66,8 @@ async def delete_response(request: Request, response_id: str) -> Response:
 async def cancel_response(request: Request, response_id: str) -> Response:
     """Stops a response in the background; one that has ended stays as it is."""
     context, tenant = context_of(request), tenant_of(request).id
-    response = await soon(context.store.responses.cancel(tenant, _known(response_id)), context.limits)
-    if response is None:
-        raise no_response()
+    cancelled = context.store.responses.cancel(tenant, _known(response_id))
+    response = there(await soon(cancelled, context.limits), no_response())
     if not response["background"]:
         text = "Only responses created with `background` set to true can be cancelled."
         raise RequestError(FailureCode.INVALID_REQUEST, text)
@@ -79,12 +79,9 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 async def list_input_items(request: Request, response_id: str) -> Response:
     """A page of everything the model was given, what came before the request included."""
     context = context_of(request)
-    asked = read(ItemPage, dict(query_of(request)), context.limits)
-    query = CompletionQuery(asked.after, asked.limit, asked.order)
+    query = asked(request, ItemPage).query
     found = context.store.responses.input_items(tenant_of(request).id, _known(response_id), query)
-    page = await soon(found, context.limits)
-    if page is None:
-        raise no_response()
+    page = there(await soon(found, context.limits), no_response())
     return listed(page.data, page.has_more)
 
 
@@ -103,16 +100,11 @@ def needs_input(wanted: Asked) -> None:
 
 
 async def _get(context: Context, tenant: str, response_id: str) -> Json:
-    response = await soon(context.store.responses.get(tenant, response_id), context.limits)
-    if response is None:
-        raise no_response()
-    return response
+    return there(await soon(context.store.responses.get(tenant, response_id), context.limits), no_response())
 
 
 def _known(response_id: str) -> str:
-    if not is_id(response_id):
-        raise no_response()
-    return response_id
+    return known(response_id, no_response())
 
 
 def _enduring(request: Request) -> Enduring:

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from serve_app.api.body import parse
 from serve_app.api.context import context_of, tenant_of
-from serve_app.api.listing import ID, Number, is_id, listed, query_of, soon
+from serve_app.api.incoming import known, there
+from serve_app.api.listing import ID, Number, listed, query_of, soon
 from serve_app.api.replay import position_asked, replay
 from serve_app.api.wire.options import Metadata
 from serve_app.api.wire.shape import Shape, read
@@ -106,16 +107,11 @@ def _bracketed(items: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _known(completion_id: str) -> str:
-    """The id, unless it is one that cannot exist: no such text reaches the database."""
-    if not is_id(completion_id):
-        raise _not_found()
-    return completion_id
+    return known(completion_id, _not_found())
 
 
 def _found(completion: Json | None) -> Response:
-    if completion is None:
-        raise _not_found()
-    return JSONResponse(completion)
+    return JSONResponse(there(completion, _not_found()))
 
 
 def _message(message: Json) -> Json:

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.context import context_of
+from serve_app.api.incoming import asked, known, sent
 from serve_app.api.listing import listed, soon
-from serve_app.api.organization.issuing import asked, issue, known, missing, sent
+from serve_app.api.organization.issuing import issue, missing
 from serve_app.api.wire.organization import (
     AccountUpdate,
     NewAccount,
@@ -28,7 +29,9 @@ _WHAT = "service account"
 async def create_account(request: Request, project_id: str) -> Response:
     """An account and, unless that is not wanted, its first key: its text is told here and nowhere else."""
     context, wanted = context_of(request), await sent(request, NewAccount)
-    account = Account(f"svcacct_{context.new_id()}", known(project_id, "project"), wanted.name, context.clock())
+    account = Account(
+        f"svcacct_{context.new_id()}", known(project_id, missing("project")), wanted.name, context.clock()
+    )
     if not wanted.create_service_account_only:
         key, secret = await issue(context, wanted.name, account, wanted, new=True)
         return JSONResponse(account_json(account) | {"api_key": account_key_json(key, secret)})
@@ -41,7 +44,7 @@ async def create_account(request: Request, project_id: str) -> Response:
 async def list_accounts(request: Request, project_id: str) -> Response:
     """A page, oldest first."""
     context, page = context_of(request), asked(request, Paging)
-    asked_for = context.store.keys.accounts(known(project_id, "project"), page.after, page.limit)
+    asked_for = context.store.keys.accounts(known(project_id, missing("project")), page.after, page.limit)
     found = await soon(asked_for, context.limits)
     return listed([account_json(account) for account in found.data], found.has_more)
 
@@ -86,7 +89,7 @@ async def create_key(request: Request, project_id: str, account_id: str) -> Resp
 
 async def _account(request: Request, project_id: str, account_id: str) -> Account:
     context = context_of(request)
-    ids = known(project_id, "project"), known(account_id, _WHAT)
+    ids = known(project_id, missing("project")), known(account_id, missing(_WHAT))
     account = await soon(context.store.keys.account(*ids), context.limits)
     if account is None:
         raise missing(_WHAT)

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.context import context_of
+from serve_app.api.incoming import asked, known, sent
 from serve_app.api.listing import listed, soon
-from serve_app.api.organization.issuing import asked, issue_admin, known, missing, sent
+from serve_app.api.organization.issuing import issue_admin, missing
 from serve_app.api.wire.organization import KeyPaging, NewAdminKey, admin_key_json
 from serve_app.protocol import Key, KeyQuery
 
@@ -50,7 +51,7 @@ async def delete_key(request: Request, key_id: str) -> Response:
 
 async def _key(request: Request, key_id: str) -> Key:
     context = context_of(request)
-    key = await soon(context.store.keys.key(known(key_id, _WHAT)), context.limits)
+    key = await soon(context.store.keys.key(known(key_id, missing(_WHAT))), context.limits)
     if key is None or key.project is not None or key.revoked_s is not None:
         raise missing(_WHAT)
     return key

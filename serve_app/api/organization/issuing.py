@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-from starlette.requests import Request
-
-from serve_app.api.body import parse
-from serve_app.api.context import Context, context_of
-from serve_app.api.listing import is_id, query_of, soon
+from serve_app.api.context import Context
+from serve_app.api.listing import soon
 from serve_app.api.wire.organization import Allowed
-from serve_app.api.wire.shape import Shape, read
 from serve_app.errors import RequestError
 from serve_app.protocol import ENTROPY_BYTES, Account, FailureCode, Key, Secret
-
-ShapeT = TypeVar("ShapeT", bound=Shape)
-
-
-async def sent(request: Request, shape: type[ShapeT]) -> ShapeT:
-    """The body."""
-    limits = context_of(request).limits
-    return read(shape, parse(await request.body(), limits), limits)
-
-
-def asked(request: Request, shape: type[ShapeT]) -> ShapeT:
-    """The query string."""
-    return read(shape, dict(query_of(request)), context_of(request).limits)
-
-
-def known(text: str, what: str) -> str:
-    """The id, unless it is one that cannot exist: no such text reaches the database."""
-    if not is_id(text):
-        raise missing(what)
-    return text
 
 
 def missing(what: str) -> RequestError:

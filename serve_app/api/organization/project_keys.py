@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.context import context_of
+from serve_app.api.incoming import asked, known, sent
 from serve_app.api.listing import listed, soon
-from serve_app.api.organization.issuing import asked, ends_at, known, missing, sent
+from serve_app.api.organization.issuing import ends_at, missing
 from serve_app.api.wire.organization import KeyUpdate, ProjectKeyPaging, project_key_json
 from serve_app.protocol import Key, KeyChange, KeyQuery
 
@@ -23,7 +24,7 @@ async def list_keys(request: Request, project_id: str) -> Response:
     context, page = context_of(request), asked(request, ProjectKeyPaging)
     if page.owner_project_access == "inactive":
         return listed([], False)
-    query = KeyQuery(project=known(project_id, "project"), after=page.after, limit=page.limit)
+    query = KeyQuery(project=known(project_id, missing("project")), after=page.after, limit=page.limit)
     found = await soon(context.store.keys.keys(query), context.limits)
     accounts = {account.id: account for account in found.accounts}
     return listed([project_key_json(key, accounts.get(key.account or "")) for key in found.data], found.has_more)
@@ -59,7 +60,7 @@ async def delete_key(request: Request, project_id: str, key_id: str) -> Response
 
 async def _key(request: Request, project_id: str, key_id: str) -> Key:
     context = context_of(request)
-    key = await soon(context.store.keys.key(known(key_id, _WHAT)), context.limits)
+    key = await soon(context.store.keys.key(known(key_id, missing(_WHAT))), context.limits)
     if key is None or key.project != project_id or key.revoked_s is not None:
         raise missing(_WHAT)
     return key

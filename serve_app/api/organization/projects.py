@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.context import context_of
+from serve_app.api.incoming import asked, known, sent
 from serve_app.api.listing import listed, soon
-from serve_app.api.organization.issuing import asked, known, missing, sent
+from serve_app.api.organization.issuing import missing
 from serve_app.api.wire.organization import NewProject, ProjectPaging, ProjectShape, project_json
 from serve_app.protocol import Project
 
@@ -37,7 +38,7 @@ async def list_projects(request: Request) -> Response:
 @router.get(_PROJECTS + "/{project_id}")
 async def get_project(request: Request, project_id: str) -> Response:
     context = context_of(request)
-    return _found(await soon(context.store.keys.project(known(project_id, _WHAT)), context.limits))
+    return _found(await soon(context.store.keys.project(known(project_id, missing(_WHAT))), context.limits))
 
 
 @router.post(_PROJECTS + "/{project_id}")
@@ -47,7 +48,7 @@ async def update_project(request: Request, project_id: str) -> Response:
     if wanted.name is None:
         return await get_project(request, project_id)
     context = context_of(request)
-    changed = context.store.keys.rename_project(known(project_id, _WHAT), wanted.name)
+    changed = context.store.keys.rename_project(known(project_id, missing(_WHAT)), wanted.name)
     return _found(await soon(changed, context.limits))
 
 
@@ -55,7 +56,7 @@ async def update_project(request: Request, project_id: str) -> Response:
 async def archive_project(request: Request, project_id: str) -> Response:
     """Its keys open nothing any more; its data stays."""
     context = context_of(request)
-    archived = await soon(context.store.keys.archive_project(known(project_id, _WHAT)), context.limits)
+    archived = await soon(context.store.keys.archive_project(known(project_id, missing(_WHAT))), context.limits)
     await context.admission.keys_changed()
     return _found(archived)
 

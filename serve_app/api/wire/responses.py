@@ -12,7 +12,7 @@ from serve_app.api.wire.items import AnyItem, ItemId
 from serve_app.api.wire.options import INT32_MAX, Metadata, Sampled, TemplateOptions
 from serve_app.api.wire.shape import Shape, limits_of, unsupported, wrong
 from serve_app.api.wire.tools import Function, Name
-from serve_app.protocol import Order
+from serve_app.protocol import CompletionQuery, Order
 
 _HOSTED = "is a tool that OpenAI runs: this server knows functions and custom tools only"
 _NOT_HERE = ("prompt", "context_management")
@@ -235,6 +235,11 @@ class ItemPage(Shape):
     after: str | None = Field(None, pattern=ID)
     limit: Annotated[Number, Field(ge=1, le=100)] = 20
     order: Order = "desc"
+
+    @property
+    def query(self) -> CompletionQuery:
+        """The page."""
+        return CompletionQuery(self.after, self.limit, self.order)
 
 
 class NewConversation(Shape):
