@@ -16,7 +16,7 @@ from serve_app.engine.generation import Job
 from serve_app.engine.grammar import Grammars
 from serve_app.engine.lexicon import Lexicon
 from serve_app.engine.llama import Llama
-from serve_app.engine.mailbox import Mailbox
+from serve_app.engine.mailbox import Mailbox, deliver, must_take_jobs
 from serve_app.engine.prompt import Prepared, Prompter
 from serve_app.engine.reasoning import ReasoningMeter, ReasoningReader, Thinking
 from serve_app.engine.replies import AnswerReader, CallReader
@@ -74,7 +74,7 @@ class LocalBackend:
 
     def _publish(self, outbox: Outbox) -> None:
         """Engine thread: one call to the loop per step, whatever it produced."""
-        self._loop.call_soon_threadsafe(_deliver, outbox)
+        self._loop.call_soon_threadsafe(deliver, outbox)
 
     async def models(self) -> tuple[ModelCard, ...]:
         options = self._options
@@ -96,15 +96,12 @@ class LocalBackend:
         self.engine.submit(job)
         try:
             while True:
-                events = await mailbox.take(self._at_work)
+                events = await mailbox.take(self.engine, self._options.stall_s)
                 yield [read for event in events if (read := _read(event, readers)) is not None]
                 if events and isinstance(events[-1], Done | Failed):
                     return
         finally:
             self.engine.cancel(job)
-
-    def _at_work(self) -> bool:
-        return self.engine.alive and self.engine.stalled_for() < self._options.stall_s
 
     async def _job(self, request: Work, mailbox: Mailbox) -> tuple[Job, dict[int, AnswerReader]]:
         """Check what only the model can check, and turn words into numbers."""
@@ -113,12 +110,7 @@ class LocalBackend:
             raise RequestError(FailureCode.INVALID_REQUEST, message, "model")
         if not isinstance(request, Generate):
             raise RequestError(FailureCode.INTERNAL, "A local model cannot relay.")
-        if not self.engine.alive:
-            raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
-        if self.engine.is_full:
-            raise RequestError(
-                FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down."
-            )
+        must_take_jobs(self.engine)
         prepared = await self._prompter.prepare(request)
         job = Job(
             tenant=request.tenant,
@@ -177,11 +169,6 @@ class LocalBackend:
         """End the engine; running streams end with ``server_shutting_down``."""
         await asyncio.to_thread(self.engine.close)
         await asyncio.to_thread(self._grammars.close)
-
-
-def _deliver(outbox: Outbox) -> None:
-    for job, events in outbox:
-        job.sink(events)
 
 
 def _chat_of(request: Generate) -> Chat | None:

@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.engine.model import Model, ModelLoadError
+from serve_app.engine.model import ModelLoadError, Opened
 
 Vector = npt.NDArray[np.float32]
 
@@ -51,13 +51,11 @@ class EmbedderOptions:
     pooling: Pooling = Pooling.MODEL
 
 
-class Embedder(Model):
+class Embedder(Opened):
     """A model with one context to embed with: the context is of the engine's thread alone."""
 
     def __init__(self, options: EmbedderOptions) -> None:
         super().__init__(options.path, options.n_gpu_layers)
-        self._context: Any = None
-        self._batch: Any = None
         self.n_context = min(options.n_context, self.n_train)
         self.n_texts = options.n_texts
         # A text is computed in one piece: tokens of an encoder look both ways.
@@ -128,14 +126,6 @@ class Embedder(Model):
         if not found:
             raise Lost
         return unit(np.ctypeslib.as_array(found, shape=(self.n_embd,)))
-
-    def close(self) -> None:
-        """Free the context; the model goes with the last reference. Safe to call twice."""
-        if self._batch is not None:
-            llama_cpp.llama_batch_free(self._batch)
-        if self._context is not None:
-            llama_cpp.llama_free(self._context)
-        self._batch = self._context = None
 
 
 def unit(vector: Vector) -> Vector:

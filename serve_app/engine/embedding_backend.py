@@ -10,7 +10,7 @@ from serve_app.engine.embedder import Embedder
 from serve_app.engine.embedding_engine import EmbeddingEngine, Outbox
 from serve_app.engine.embedding_queue import EmbeddingJob, Tokens
 from serve_app.engine.lexicon import Lexicon
-from serve_app.engine.mailbox import Mailbox
+from serve_app.engine.mailbox import Mailbox, deliver, must_take_jobs
 from serve_app.errors import RequestError
 from serve_app.protocol import Done, Embed, Event, Failed, FailureCode, ModelCard, Started, Words, Work
 
@@ -44,7 +44,7 @@ class EmbeddingBackend:
 
     def _publish(self, outbox: Outbox) -> None:
         """Any thread: one call to the loop per batch."""
-        self._loop.call_soon_threadsafe(_deliver, outbox)
+        self._loop.call_soon_threadsafe(deliver, outbox)
 
     async def models(self) -> tuple[ModelCard, ...]:
         card = ModelCard(self._options.model, self._options.created, "llm-backend", self._embedder.n_context)
@@ -65,27 +65,19 @@ class EmbeddingBackend:
             yield [Started(job.n_tokens)]
             self.engine.submit(job)
             while True:
-                events = await mailbox.take(self._at_work)
+                events = await mailbox.take(self.engine, self._options.stall_s)
                 yield events
                 if events and isinstance(events[-1], Done | Failed):
                     return
         finally:
             self.engine.cancel(job)
 
-    def _at_work(self) -> bool:
-        return self.engine.alive and self.engine.stalled_for() < self._options.stall_s
-
     async def _job(self, request: Work, mailbox: Mailbox) -> EmbeddingJob:
         """Check what only the model can check, and turn words into numbers."""
         if not isinstance(request, Embed):
             message = f"The model {self._options.model} computes embeddings only: it does not generate text."
             raise RequestError(FailureCode.INVALID_REQUEST, message, "model")
-        if not self.engine.alive:
-            raise RequestError(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
-        if self.engine.is_full:
-            raise RequestError(
-                FailureCode.QUEUE_FULL, "Too many requests are waiting for this model. Please slow down."
-            )
+        must_take_jobs(self.engine)
         dimensions = self._dimensions(request.dimensions)
         n_chars = sum(len(text) for text in request.inputs)
         if n_chars <= _INLINE_CHARS:
@@ -155,8 +147,3 @@ class EmbeddingBackend:
     async def close(self) -> None:
         """End the engine; running requests end with ``server_shutting_down``."""
         await asyncio.to_thread(self.engine.close)
-
-
-def _deliver(outbox: Outbox) -> None:
-    for job, events in outbox:
-        job.sink(events)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.engine.embedder import Embedder, Refused, Vector, unit
 from serve_app.engine.embedding_queue import EmbeddingJob, EmbeddingQueue, Piece
+from serve_app.engine.thread import EngineThread
 from serve_app.protocol import Done, Embedded, Event, Failed, FailureCode, Usage
-
-_log = logging.getLogger("llm_backend.engine")
 
 Outbox = list[tuple[EmbeddingJob, list[Event]]]
 
-_CLOSED = Failed(FailureCode.SHUTTING_DOWN, "The server is shutting down.")
-_LOST = Failed(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
 _REFUSED = Failed(FailureCode.INTERNAL, "The model refused the input.")
 
 
@@ -31,7 +26,7 @@ class EmbeddingStats:
     n_tokens: int
 
 
-class EmbeddingEngine:
+class EmbeddingEngine(EngineThread):
     """One thread, one context, texts of all requests in the same batches.
 
     From any thread: ``start``, ``submit``, ``cancel``, ``close``, ``alive``, ``is_full``, ``stalled_for``, ``stats``.
@@ -47,21 +42,15 @@ class EmbeddingEngine:
         on_death: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("embedding-engine", on_death, clock)
         self._embedder = embedder
         self._n_queue = n_queue
         self._publish = publish
-        self._on_death = on_death
-        self._clock = clock
         self._queue = EmbeddingQueue(embedder.n_batch, embedder.n_texts)
         self._batch: list[Piece] = []
         self._n_batches = self._n_tokens = 0
-        self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._run, name="embedding-engine", daemon=True)
 
     # --- any thread
-
-    def start(self) -> None:
-        self._thread.start()
 
     def submit(self, job: EmbeddingJob) -> None:
         """Hand a job over. Once the engine has ended it fails at once, published on the caller's thread."""
@@ -76,21 +65,11 @@ class EmbeddingEngine:
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread and free the context. Jobs not yet done fail with ``server_shutting_down``."""
         self._queue.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+        self.join(timeout_s)
 
     @property
     def is_full(self) -> bool:
         return len(self._queue) >= self._n_queue
-
-    def stalled_for(self) -> float:
-        """Seconds that the current batch has been computed; 0 while idle."""
-        since = self._busy_since
-        return 0.0 if since is None else self._clock() - since
 
     def stats(self) -> EmbeddingStats:
         running = {id(piece.job) for piece in self._batch}
@@ -98,27 +77,14 @@ class EmbeddingEngine:
 
     # --- engine thread
 
-    def _run(self) -> None:
-        try:
-            while batch := self._queue.take():
-                self._batch, self._busy_since = batch, self._clock()
-                self._compute(batch)
-                self._batch, self._busy_since = [], None
-            self._end(_CLOSED)
-        except BaseException:
-            _log.exception("the embedding engine's thread died")
-            self._die()
-        finally:
-            self._busy_since = None
-            self._embedder.close()
+    def _work(self) -> None:
+        while batch := self._queue.take():
+            self._batch, self._busy_since = batch, self._clock()
+            self._compute(batch)
+            self._batch, self._busy_since = [], None
 
-    def _die(self) -> None:
-        try:
-            self._end(_LOST)
-        except Exception:
-            _log.exception("nobody can be told that the engine died")
-        finally:
-            self._on_death()
+    def _free(self) -> None:
+        self._embedder.close()
 
     def _compute(self, batch: list[Piece]) -> None:
         """A batch that llama.cpp refuses is computed text by text, so that only the culprit's request fails."""
@@ -157,7 +123,7 @@ class EmbeddingEngine:
             self._queue.drop(job)
             self._publish([(job, [failed])])
 
-    def _end(self, last_words: Failed) -> None:
+    def _fail_all(self, last_words: Failed) -> None:
         left = [*self._queue.shut(last_words), *(piece.job for piece in self._batch)]
         for job in left:
             self._fail(job, last_words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from serve_app.engine.llama import Decoded, Llama
 from serve_app.engine.scheduler import Plan, Scheduler
 from serve_app.engine.sequence import Chunk, Sequence, Status
 from serve_app.engine.slots import Lease, SlotPool
+from serve_app.engine.thread import EngineThread
 from serve_app.protocol import Delta, Done, Event, Failed, FailureCode, Started
 
 _log = logging.getLogger("llm_backend.engine")
@@ -25,7 +25,7 @@ class EngineLost(Exception):
     """llama.cpp is in an unknown state; the process must be replaced."""
 
 
-class Engine:
+class Engine(EngineThread):
     """One thread, one llama context.
 
     From any thread: ``start``, ``submit``, ``cancel``, ``close``, ``alive``, ``is_full``, ``stalled_for``, ``stats``.
@@ -43,11 +43,10 @@ class Engine:
         on_death: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("engine", on_death, clock)
         self._llama = llama
         self._options = options
         self._publish = publish
-        self._on_death = on_death
-        self._clock = clock
         self._slots = SlotPool(options.n_slots, n_resident=options.n_resident, reuse=llama.can_reuse)
         self._scheduler = Scheduler(
             self._slots, n_batch=llama.n_batch, n_prefill=options.n_prefill, n_rows=llama.n_rows, n_cells=llama.n_cells
@@ -58,14 +57,9 @@ class Engine:
         self._outbox: dict[int, tuple[Job, list[Event]]] = {}
         self._n_steps = self._n_prompt = self._n_generated = self._n_cached = 0
         self._step_s = 0.0
-        self._busy_since: float | None = None
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # --- any thread
-
-    def start(self) -> None:
-        self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Hand a job over. Once the engine has ended it fails at once, published on the caller's thread."""
@@ -80,20 +74,11 @@ class Engine:
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread and free the model. Jobs still running fail with ``server_shutting_down``."""
         self._inbox.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+        self.join(timeout_s)
 
     @property
     def is_full(self) -> bool:
         return self._scheduler.n_waiting + self._inbox.size >= self._options.n_queue
-
-    def stalled_for(self) -> float:
-        """Seconds that the current step has been running; 0 between steps and while idle."""
-        return 0.0 if (since := self._busy_since) is None else self._clock() - since
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -109,30 +94,17 @@ class Engine:
 
     # --- engine thread
 
-    def _run(self) -> None:
-        try:
-            while not self._closing:
-                self._busy_since = self._clock()
-                worked = self.step()
-                self._flush()
-                if not worked and not self._closing:
-                    self._busy_since = None
-                    self._take(self._inbox.wait())
-            self._fail_all(FailureCode.SHUTTING_DOWN, "The server is shutting down.")
-        except BaseException:
-            _log.exception("the engine thread died")
-            self._die()
-        finally:
-            self._busy_since = None
-            self._llama.close()
+    def _work(self) -> None:
+        while not self._closing:
+            self._busy_since = self._clock()
+            worked = self.step()
+            self._flush()
+            if not worked and not self._closing:
+                self._busy_since = None
+                self._take(self._inbox.wait())
 
-    def _die(self) -> None:
-        try:
-            self._fail_all(FailureCode.ENGINE_LOST, "The model's engine was lost. Please try again.")
-        except Exception:
-            _log.exception("nobody can be told that the engine died")
-        finally:
-            self._on_death()
+    def _free(self) -> None:
+        self._llama.close()
 
     def step(self) -> bool:
         """Let every sequence catch up by what one batch holds. False: there was nothing to do."""
@@ -279,15 +251,15 @@ class Engine:
         self._abandon(job)
         self._emit(job, Failed(code, message, usage=usage))
 
-    def _fail_all(self, code: FailureCode, text: str) -> None:
-        for message in self._inbox.shut(Failed(code, text)):
+    def _fail_all(self, last_words: Failed) -> None:
+        for message in self._inbox.shut(last_words):
             match message:
                 case ("submit", Job() as job):
                     self._jobs[id(job)] = job  # handed in but never opened: it must end too
                 case ("cancel", Job() as job):
                     self._abandon(job)
         for job in list(self._jobs.values()):
-            self._fail(job, code, text)
+            self._fail(job, last_words.code, last_words.message)
         self._flush()
 
     def _emit(self, job: Job, event: Started | Delta | Done | Failed) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.engine import lora
-from serve_app.engine.model import Model, ModelLoadError
+from serve_app.engine.model import ModelLoadError, Opened
 from serve_app.engine.sequence import Chunk
 from serve_app.engine.threads import ThreadTuner
 
@@ -54,13 +54,11 @@ class LlamaOptions:
     """Adapters: path and scale."""
 
 
-class Llama(Model):
+class Llama(Opened):
     """A model with one context to generate from: the context is of the engine's thread alone."""
 
     def __init__(self, options: LlamaOptions) -> None:
         super().__init__(options.path, options.n_gpu_layers)
-        self._context: Any = None
-        self._batch: Any = None
         self.n_batch = options.n_batch
         self.n_rows = options.n_rows
         self._tuner = ThreadTuner(options.n_threads, adapt=options.n_gpu_layers == 0)
@@ -89,14 +87,6 @@ class Llama(Model):
             raise ModelLoadError(message + "that the model's heads do not fit?)")
         lora.apply(self._model, context, options.lora)
         return context
-
-    def close(self) -> None:
-        """Free the context and its memory; the model goes with the last reference. Safe to call twice."""
-        if self._batch is not None:
-            llama_cpp.llama_batch_free(self._batch)
-        if self._context is not None:
-            llama_cpp.llama_free(self._context)
-        self._batch = self._context = None
 
     def show(self, texts: Items[str]) -> None:
         """Control tokens that are part of what an answer says: they become text. Before the engine starts."""

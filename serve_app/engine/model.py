@@ -125,3 +125,20 @@ class Model:
     def vocab_handle(self) -> Any:
         """For libraries that speak llama.cpp themselves."""
         return self._vocab
+
+
+class Opened(Model):
+    """A model with one context to compute with, and a batch to fill: these are of the engine's thread alone."""
+
+    def __init__(self, path: str, n_gpu_layers: int = 0) -> None:
+        super().__init__(path, n_gpu_layers)
+        self._context: Any = None
+        self._batch: Any = None
+
+    def close(self) -> None:
+        """Free the context and its memory; the model goes with the last reference. Safe to call twice."""
+        if self._batch is not None:
+            llama_cpp.llama_batch_free(self._batch)
+        if self._context is not None:
+            llama_cpp.llama_free(self._context)
+        self._batch = self._context = None
