@@ -31,19 +31,20 @@ def kept_apart() -> Iterator[None]:
     # A Unix socket's path must be short, so not where TMPDIR says.
     with tempfile.TemporaryDirectory(prefix="llmb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         for name, port in _KNOWN_PORTS.items():
-            os.environ.setdefault(name, str(_port(port) or _port(0)))
+            os.environ.setdefault(name, str(free_port(port) or free_port(0)))
         for name in _INNER_PORTS:
-            os.environ.setdefault(name, str(_port(0)))
+            os.environ.setdefault(name, str(free_port(0)))
         for name, file in _FILES.items():
             os.environ.setdefault(name, str(Path(folder) / file))
         yield
 
 
-def _port(wanted: int) -> int | None:
-    """The port if nobody has it; for 0 any that nobody has."""
+def free_port(wanted: int) -> int | None:
+    """The port if nobody listens on it, on any interface, as HAProxy will; for 0 any such; else None."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what only lingers is free
         try:
-            probe.bind(("0.0.0.0", wanted))  # noqa: S104 (as HAProxy does)
+            probe.bind(("0.0.0.0", wanted))  # noqa: S104
         except OSError:
             return None
         return int(probe.getsockname()[1])

@@ -66,12 +66,17 @@ def prefixes_of(request: Any) -> list[bytes]:
 
 def _parts(prompt: Chat | Text) -> Iterator[bytes]:
     if isinstance(prompt, Chat):
-        tools = repr(prompt.tools).encode("utf-8", "surrogatepass") if prompt.tools else b""
+        before = prompt.tools
         for message in prompt.messages:
-            yield tools + repr(message).encode("utf-8", "surrogatepass")
+            yield _bytes((before, message))
+            before = ()
         return
     for start in range(0, min(len(prompt.prompt), _BLOCK * _BLOCKS), _BLOCK):
-        yield repr(prompt.prompt[start : start + _BLOCK]).encode("utf-8", "surrogatepass")
+        yield _bytes(prompt.prompt[start : start + _BLOCK])
+
+
+def _bytes(value: object) -> bytes:
+    return repr(value).encode("utf-8", "surrogatepass")
 
 
 def choose(loads: dict[Replica, int], holder: Replica | None, slack: int, rng: random.Random) -> list[list[Replica]]:
@@ -94,9 +99,9 @@ class AffinityRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ign
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
+        if len(candidate_replicas) < 2:
+            return [candidate_replicas] if candidate_replicas else []
         loads = {each.replica_id: self.replica_queue_len_cache.get(each.replica_id) or 0 for each in candidate_replicas}
-        if not loads:
-            return []
         arguments = pending_request.args if pending_request else ()
         holder = self._memory.find(prefixes_of(arguments[0])) if arguments else None
         by_id = {each.replica_id: each for each in candidate_replicas}

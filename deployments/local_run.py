@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import socket
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from config.neighbours import free_port
 from config.settings import Settings
 from deployments.resources import total_cpus
 
@@ -114,12 +114,8 @@ class LocalRun:
 
 def _check_free(port: int) -> None:
     """HAProxy would only say so in its own log."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104 (HAProxy binds every interface)
-        except OSError:
-            raise StartError(f"Port {port} is taken; choose another: make run PORT=8001") from None
+    if free_port(port) is None:
+        raise StartError(f"Port {port} is taken; choose another: make run PORT=8001")
 
 
 def _wait_for_controller(stop: threading.Event) -> None:

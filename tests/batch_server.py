@@ -13,10 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import uvicorn
-
 from serve_app.api.admission import Admission
-from serve_app.api.app import create_app
 from serve_app.api.blobs import Blobs
 from serve_app.api.context import Context
 from serve_app.api.directory import Directory
@@ -26,6 +23,7 @@ from serve_app.api.pending import Rhythm
 from serve_app.api.spool import Spool
 from serve_app.protocol import Chat, Delta, Done, Event, Failed, FailureCode, Generate, ModelCard, Started, Usage
 from serve_app.store import SqlStore
+from tests.plain_server import listen
 
 RHYTHM = Rhythm(beat_s=0.5, reap_s=1.0, reap_older_than_s=2.0)
 _ENDS: dict[str, Event] = {
@@ -66,10 +64,8 @@ async def serve(port: int, folder: Path) -> None:
         new_id=lambda: uuid.uuid4().hex,
         clock=time.time,
     )
-    app = create_app(context, own_request_id=True)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
     try:
-        await uvicorn.Server(config).serve()
+        await listen(context, port)
     finally:
         await store.close()
 

@@ -40,13 +40,18 @@ async def serve(port: int, model_file: str, keys: tuple[str, ...], database: Pat
         new_id=lambda: uuid.uuid4().hex,
         clock=time.time,
     )
-    app = create_app(context, own_request_id=True)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
     try:
-        await uvicorn.Server(config).serve()
+        await listen(context, port)
     finally:
         await backend.close()
         await store.close()
+
+
+async def listen(context: Context, port: int) -> None:
+    """The app until it is told to end."""
+    app = create_app(context, own_request_id=True)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    await uvicorn.Server(config).serve()
 
 
 def main(arguments: list[str]) -> None:

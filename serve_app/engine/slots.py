@@ -127,10 +127,6 @@ class SlotPool:
             kept[slot.salt] = kept.get(slot.salt, 0) + len(slot.idle)
         return min(idle, key=lambda slot: (len(slot.idle) > 0, -kept[slot.salt], slot.used))
 
-    def forget(self, seq_id: int) -> None:
-        """The cells of an idle slot are gone."""
-        self._slots[seq_id].idle = []
-
     def _seq_id(self, sequence: Sequence) -> int:
         if sequence.seq_id is None or self._slots[sequence.seq_id].owner is not sequence:
             raise RuntimeError("a sequence that owns no slot was released")

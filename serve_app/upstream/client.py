@@ -99,20 +99,9 @@ class OpenAIUpstream(Upstream):
         outbox: Outbox[Event] = Outbox()
         patience = self._patience(request)
         work = asyncio.create_task(self._work(request, outbox))
-        try:
-            ended = False
-            while not ended:
-                events = await outbox.take(patience.look_again_s())
-                ended = bool(events) and isinstance(events[-1], Done | Failed)
-                if not ended and (too_late := patience.verdict(events)):
-                    events.append(Failed(FailureCode.UPSTREAM_TIMEOUT, too_late))
-                    work.cancel()
-                    ended = True
+        async with contextlib.aclosing(outbox.follow(work, patience)) as batches:
+            async for events in batches:
                 yield events
-            await asyncio.wait((work,))
-        finally:
-            work.cancel()
-            await asyncio.wait((work,))
 
     def _patience(self, request: Relay) -> Patience:
         deadlines = self._deadlines

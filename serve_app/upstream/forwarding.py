@@ -66,18 +66,9 @@ class Forwarder:
             self._clock, first_s=request.timeout_s, idle_s=deadlines.raw_idle_s, beat_s=deadlines.beat_s
         )
         work = asyncio.create_task(self._work(request, body, outbox))
-        try:
-            ended = False
-            while not ended:
-                events = await outbox.take(patience.look_again_s())
-                ended = bool(events) and isinstance(events[-1], Done | Failed)
-                if not ended and (too_late := patience.verdict(events)):
-                    events.append(Failed(FailureCode.UPSTREAM_TIMEOUT, too_late))
-                    ended = True
+        async with contextlib.aclosing(outbox.follow(work, patience)) as batches:
+            async for events in batches:
                 yield events
-        finally:
-            work.cancel()
-            await asyncio.wait((work,))
 
     async def _work(self, request: RawRequest, body: AsyncIterable[bytes], outbox: Outbox[RawEvent]) -> None:
         """Put all the events of a request, the terminal included, whatever happens."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Generic, TypeVar, cast
 
-from serve_app.protocol import Done, Failed
+from serve_app.protocol import Done, Failed, FailureCode
+from serve_app.upstream.deadlines import Patience
 
 EventT = TypeVar("EventT")
 
@@ -15,7 +16,7 @@ _ROOM = 16
 
 
 class Outbox(Generic[EventT]):
-    """One writer, one reader, one event loop. Nothing after the first terminal event is kept."""
+    """One writer, one reader, one event loop. Nothing after the first terminal event is kept. Events include Failed."""
 
     def __init__(self) -> None:
         self._events: list[EventT] = []
@@ -46,3 +47,21 @@ class Outbox(Generic[EventT]):
         self._batches = 0
         self._has_room.set()
         return events
+
+    async def follow(self, work: asyncio.Task[None], patience: Patience) -> AsyncGenerator[list[EventT], None]:
+        """What ``work`` puts here, to its terminal event, or to one of ours when patience ends. Nothing of the work
+        goes on after it: it may finish once it said its last word, and is cancelled before."""
+        try:
+            ended = False
+            while not ended:
+                events = await self.take(patience.look_again_s())
+                ended = bool(events) and isinstance(events[-1], Done | Failed)
+                if not ended and (too_late := patience.verdict(events)):
+                    events.append(cast(EventT, Failed(FailureCode.UPSTREAM_TIMEOUT, too_late)))
+                    work.cancel()
+                    ended = True
+                yield events
+            await asyncio.wait((work,))
+        finally:
+            work.cancel()
+            await asyncio.wait((work,))

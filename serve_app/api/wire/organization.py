@@ -96,17 +96,21 @@ class ProjectKeyPaging(Paging):
 def admin_key_json(key: Key, secret: Secret | None = None) -> Json:
     """OpenAI's object; ``value`` when it was made just now. Its owner is whoever operates this server."""
     owner = {"type": "user", "object": "organization.user", "id": "operator", "name": "operator", "role": "owner"}
-    shape: Json = {
-        "object": "organization.admin_api_key",
+    shape = _key_json("organization.admin_api_key", key, owner | {"created_at": int(key.created_s)})
+    return shape if secret is None else shape | {"value": secret.text}
+
+
+def _key_json(kind: str, key: Key, owner: Json) -> Json:
+    return {
+        "object": kind,
         "id": key.id,
         "name": key.name,
         "redacted_value": key.hint,
         "created_at": int(key.created_s),
         "expires_at": _moment(key.expires_s),
         "last_used_at": None,
-        "owner": owner | {"created_at": int(key.created_s)},
+        "owner": owner,
     }
-    return shape if secret is None else shape | {"value": secret.text}
 
 
 def project_json(project: Project) -> Json:
@@ -126,15 +130,7 @@ def project_key_json(key: Key, account: Account | None) -> Json:
     if account is not None:
         theirs = {"id": account.id, "name": account.name, "created_at": int(account.created_s), "role": "member"}
         owner = {"type": "service_account", "service_account": theirs}
-    return {
-        "object": "organization.project.api_key",
-        "id": key.id,
-        "name": key.name,
-        "redacted_value": key.hint,
-        "created_at": int(key.created_s),
-        "expires_at": _moment(key.expires_s),
-        "last_used_at": None,
-        "owner": owner,
+    return _key_json("organization.project.api_key", key, owner) | {
         "owner_project_access": "active",
         "models": None if key.models is None else list(key.models),
         "weight": key.weight,
