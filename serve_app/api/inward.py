@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive
 
 from serve_app.api.admission import Tenant
 from serve_app.protocol import Tier
@@ -28,14 +28,7 @@ class Asked:
 
 async def ask(app: ASGIApp, asked: Asked) -> tuple[int, bytes]:
     """Status and body of the answer. Cancelled, the request is cancelled as if its client had left."""
-    status, body, taken = 500, bytearray(), False
-
-    async def receive() -> Message:
-        nonlocal taken
-        if taken:
-            await asyncio.Event().wait()
-        taken = True
-        return {"type": "http.request", "body": asked.body, "more_body": False}
+    status, body = 500, bytearray()
 
     async def send(message: Message) -> None:
         nonlocal status
@@ -45,11 +38,23 @@ async def ask(app: ASGIApp, asked: Asked) -> tuple[int, bytes]:
             body.extend(message.get("body", b""))
 
     try:
-        await app(_scope(asked), receive, send)
+        await app(_scope(asked), only(asked.body), send)
     except Exception:
         log.exception("request %s failed", asked.request_id)
         status = 500
     return status, bytes(body)
+
+
+def only(body: bytes) -> Receive:
+    """Gives the body, and never tells that the client left."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    return receive
 
 
 def _scope(asked: Asked) -> dict[str, Any]:

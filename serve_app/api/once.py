@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.context import Context
+from serve_app.api.inward import only
 from serve_app.api.outlive import outlive
 from serve_app.errors import RequestError
 from serve_app.protocol import Attempt, Claim, FailureCode, KeptAnswer, StoreError
@@ -92,7 +93,7 @@ class Once:
     async def _run(self, attempt: Attempt, body: bytes, scope: Scope, send: Send) -> None:
         taking = _Taking(send, partial(self._keep, attempt))
         try:
-            await self._app(scope, _only(body), taking.send)
+            await self._app(scope, only(body), taking.send)
         finally:
             if not taking.kept:
                 self._release(attempt)
@@ -145,18 +146,6 @@ class _Taking:
     def _is_good(self) -> bool:
         whole = self._size <= _MOST_BYTES
         return whole and self._start["status"] < 400 and not (self._parts and _BROKEN.match(self._parts[-1]))
-
-
-def _only(body: bytes) -> Receive:
-    """Gives the body, and never tells that the client left."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        if not messages:
-            await asyncio.Event().wait()
-        return messages.pop()
-
-    return receive
 
 
 async def _replay(kept: KeptAnswer, send: Send) -> None:
